@@ -1,0 +1,45 @@
+# Ken. `make demo` and `make test` are all a newcomer needs; both install what they need into .venv once.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow check format bench lab clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Ken needs Python 3.11 or newer; name one with: make PYTHON=python3.12 setup"; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+setup: $(STAMP) ## install into .venv (the tool is then .venv/bin/ken)
+
+demo: setup ## build a small world, audit four strategies on it, show three traced questions
+	@$(BIN)/ken demo
+
+test: setup ## the tests, without those marked slow
+	$(BIN)/python -m pytest
+
+test-slow: setup ## every test
+	$(BIN)/python -m pytest -m ''
+
+check: setup ## lint, types, import contracts
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup ## let ruff mend what it can
+	$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+bench: setup ## measure against peers and rewrite bench/RESULTS.md
+	$(BIN)/python bench/search.py --write
+
+lab: setup ## rebuild the shipped FactWorld checkpoint from its seed
+	$(BIN)/ken lab build factworld --out src/ken/models/checkpoints/factworld
+
+clean: ## remove what `make` made
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

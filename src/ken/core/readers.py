@@ -1,0 +1,246 @@
+"""Readers for the field's question files and corpora, as they are.
+
+Questions: FlashRAG / Search-R1 jsonl (`id, question, golden_answers, metadata`), HotpotQA (a json array of objects with
+`_id, question, answer, context, supporting_facts`), MuSiQue jsonl (`id, question, answer, answer_aliases, paragraphs`), and plain
+text, one question a line. Corpora: jsonl `{"id", "contents"}` (FlashRAG / Search-R1; a quoted first line is the title) or
+`{"id", "title", "text"}`, and the contexts inside HotpotQA and MuSiQue question files.
+
+The kind of a record is told from its keys, so one function reads each. A line that cannot be read raises `DataError` with file, line
+and what was expected; pass a list as `bad` to collect such errors there and go on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from ken.core.errors import BadInput, DataError
+from ken.core.question import Question
+from ken.core.steps import Passage
+
+Record = dict[str, Any]
+
+
+def read_questions(path: str | Path, *, bad: list[DataError] | None = None) -> Iterator[Question]:
+    """Yield the questions of a file, in order. Ids must be unique; a record without one is given its line number as `line-N`.
+
+    Raises `BadInput` for a missing or empty file, `DataError` for a broken line unless `bad` is given.
+    """
+    seen: dict[str, int] = {}
+    count = 0
+    for line, record in _records(Path(path), bad):
+        count += 1
+        with _Reporting(Path(path), line, bad):
+            question = _question(record, line)
+            if question.id in seen:
+                raise _Problem(f"the id {question.id!r} was used before, on line {seen[question.id]}; ids must be unique")
+            seen[question.id] = line
+            yield question
+    if not count and not bad:
+        raise BadInput(f"{path} holds no questions; expected jsonl with at least the key 'question', or one question a line in a .txt")
+
+
+def read_corpus(path: str | Path, *, bad: list[DataError] | None = None) -> Iterator[Passage]:
+    """Yield the documents of a corpus file as one passage each, in order; `source` is the file. Duplicate ids are left to the index.
+
+    Raises `BadInput` for a missing file, `DataError` for a broken line unless `bad` is given.
+    """
+    contexts: set[str] = set()
+    for line, record in _records(Path(path), bad):
+        with _Reporting(Path(path), line, bad):
+            if "paragraphs" in record or "context" in record:  # a question file whose contexts are the corpus
+                for passage in _contexts(record):
+                    if passage.id not in contexts:
+                        contexts.add(passage.id)
+                        yield passage.model_copy(update={"source": str(path)})
+            else:
+                yield _document(record, str(path))
+
+
+# --- records -------------------------------------------------------------------------------------------------------------------
+
+
+def _records(path: Path, bad: list[DataError] | None) -> Iterator[tuple[int, Record]]:
+    """Yield (line number, record) of a jsonl, json-array or text file."""
+    if not path.exists():
+        raise BadInput(f"there is no file {path}; check the path")
+    if path.is_dir():
+        raise BadInput(f"{path} is a folder; name a file in it")
+    try:
+        with path.open("rb") as file:
+            head = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read ({error.strerror}); check its permissions") from error
+    if head.startswith(b"["):
+        yield from _array(path, bad)
+    else:
+        yield from _lines(path, bad, plain=path.suffix == ".txt")
+
+
+def _lines(path: Path, bad: list[DataError] | None, *, plain: bool) -> Iterator[tuple[int, Record]]:
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, start=1):
+            stripped = raw.removeprefix(b"\xef\xbb\xbf").strip() if number == 1 else raw.strip()
+            if not stripped:
+                continue
+            with _Reporting(path, number, bad):
+                try:
+                    text = stripped.decode("utf-8")
+                except UnicodeDecodeError as error:
+                    raise _Problem(f"not UTF-8 (byte {error.start}); convert the file, for example with iconv") from error
+                if plain:
+                    yield number, {"question": text}
+                    continue
+                try:
+                    record = json.loads(text)
+                except (json.JSONDecodeError, RecursionError) as error:
+                    raise _Problem(f"not JSON ({error}); expected one object a line") from error
+                if not isinstance(record, dict):
+                    raise _Problem(f"expected a JSON object, found {_kind(record)}")
+                yield number, record
+
+
+def _array(path: Path, bad: list[DataError] | None) -> Iterator[tuple[int, Record]]:
+    """A json array; the number reported for a record is its 1-based position, since its line is not known after parsing."""
+    try:
+        records = json.loads(path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise DataError(path, 1, f"not UTF-8 (byte {error.start}); convert the file, for example with iconv") from error
+    except json.JSONDecodeError as error:
+        raise DataError(path, error.lineno, f"not JSON ({error.msg}, column {error.colno}); expected an array of objects") from error
+    except RecursionError as error:
+        raise DataError(path, 1, "nested too deeply to be an array of questions") from error
+    for number, record in enumerate(records, start=1):
+        with _Reporting(path, number, bad):
+            if not isinstance(record, dict):
+                raise _Problem(f"entry {number}: expected a JSON object, found {_kind(record)}")
+            yield number, record
+
+
+# --- one record ------------------------------------------------------------------------------------------------------------------
+
+
+def _question(record: Record, line: int) -> Question:
+    text = _take(record, "question", str)
+    identifier = str(record.get("id", record.get("_id", f"line-{line}")))
+    if "paragraphs" in record:
+        paragraphs = _take(record, "paragraphs", list)
+        answers = [_take(record, "answer", str), *(record.get("answer_aliases") or [])]
+        if record.get("answerable") is False:
+            answers = []
+        supporting = [_paragraph(p).id for p in paragraphs if isinstance(p, dict) and p.get("is_supporting")]
+        meta: Record = {"supporting_ids": supporting}
+        if "question_decomposition" in record:
+            meta["decomposition"] = record["question_decomposition"]
+    elif "context" in record and "_id" in record:
+        answers = [record["answer"]] if "answer" in record else []  # the test split has none
+        facts = record.get("supporting_facts") or []
+        if not isinstance(facts, list) or not all(isinstance(fact, list) and fact for fact in facts):
+            raise _Problem("expected each entry of 'supporting_facts' to be [title, sentence number]")
+        titles = dict.fromkeys(str(fact[0]) for fact in facts)
+        meta = {"supporting_ids": list(titles), **{k: record[k] for k in ("type", "level") if k in record}}
+    else:
+        found = next((record[k] for k in ("golden_answers", "answers", "answer") if k in record), [])
+        answers = [found] if isinstance(found, str | int | float) else found
+        meta = record.get("metadata") or {}
+    if not isinstance(answers, list) or not all(isinstance(a, str | int | float) for a in answers):
+        raise _Problem("expected the answers to be a list of strings")
+    if not isinstance(meta, dict):
+        raise _Problem(f"expected 'metadata' to be an object, found {_kind(meta)}")
+    return Question(id=identifier, text=text, answers=tuple(dict.fromkeys(map(str, answers))), meta=meta)
+
+
+def _document(record: Record, source: str) -> Passage:
+    identifier = record.get("id", record.get("_id"))
+    if identifier is None or str(identifier) == "":
+        raise _Problem("expected the key 'id'")
+    if "contents" in record:
+        title, text = split_contents(_take(record, "contents", str))
+        title = str(record.get("title") or title)
+    else:
+        title, text = str(record.get("title") or ""), _take(record, "text", str)
+    if not text.strip() and not title.strip():
+        raise _Problem(f"the document {identifier!r} is empty; expected 'contents', or 'title' and 'text'")
+    return Passage(id=str(identifier), text=text, title=title, source=source)
+
+
+def split_contents(contents: str) -> tuple[str, str]:
+    """Split FlashRAG / Search-R1 `contents` into (title, text): a first line in double quotes is the title.
+
+    >>> split_contents('"Aspirin"\\nA common drug.')
+    ('Aspirin', 'A common drug.')
+    >>> split_contents("No title here.")
+    ('', 'No title here.')
+    """
+    match = re.match(r'"([^\n]*)"\s*\n', contents)
+    return (match[1], contents[match.end() :]) if match else ("", contents)
+
+
+def join_contents(title: str, text: str) -> str:
+    """The inverse of `split_contents`."""
+    return f'"{title}"\n{text}' if title else text
+
+
+def _contexts(record: Record) -> Iterator[Passage]:
+    if "paragraphs" in record:
+        yield from (_paragraph(p) for p in _take(record, "paragraphs", list))
+        return
+    for entry in _take(record, "context", list):
+        if not (isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], list)):
+            raise _Problem("expected each entry of 'context' to be [title, [sentences]]")
+        yield Passage(id=str(entry[0]), title=str(entry[0]), text="".join(map(str, entry[1])).strip())
+
+
+def _paragraph(paragraph: Any) -> Passage:
+    """A MuSiQue paragraph. Several share a title and none has an id of its own, so the text tells them apart."""
+    if not isinstance(paragraph, dict):
+        raise _Problem(f"expected each of 'paragraphs' to be an object, found {_kind(paragraph)}")
+    title, text = str(paragraph.get("title", "")), _take(paragraph, "paragraph_text", str)
+    mark = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+    return Passage(id=f"{title}#{mark}", title=title, text=text)
+
+
+def _take(record: Record, key: str, kind: type) -> Any:
+    if key not in record:
+        raise _Problem(f"expected the key {key!r}, found {', '.join(sorted(record)[:8]) or 'no keys'}")
+    if not isinstance(record[key], kind):
+        names = {str: "a string", list: "a list"}
+        raise _Problem(f"expected {key!r} to be {names[kind]}, found {_kind(record[key])}")
+    return record[key]
+
+
+def _kind(value: object) -> str:
+    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", int: "a number", float: "a number"}
+    return names.get(type(value), "null")
+
+
+class _Problem(Exception):
+    """What is wrong with the record at hand; `_Reporting` adds where."""
+
+
+class _Reporting:
+    """Turn a problem with a record into a `DataError` with file and line: raised, or collected in `bad`."""
+
+    def __init__(self, path: Path, line: int, bad: list[DataError] | None) -> None:
+        self.path, self.line, self.bad = path, line, bad
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if isinstance(error, ValidationError):
+            first = error.errors()[0]
+            error = _Problem(first["msg"].removeprefix("Value error, "))
+        if not isinstance(error, _Problem):
+            return False
+        report = DataError(self.path, self.line, str(error))
+        if self.bad is None:
+            raise report from error.__cause__
+        self.bad.append(report)
+        return True

@@ -1,0 +1,95 @@
+"""What happens on the way to an answer: typed steps for people and metrics."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, JsonValue
+
+from ken.core.frozen import Frozen
+
+
+class Passage(Frozen):
+    """A piece of a document, as a source returns it.
+
+    `document` is the id of the document it was cut from (the same as `id` when the document is one passage); `source` is the file
+    or address it came from; `score` is the retriever's, higher is better, comparable only within one result list.
+    """
+
+    id: str
+    text: str
+    title: str = ""
+    score: float | None = None
+    document: str = ""
+    source: str = ""
+
+    @property
+    def document_id(self) -> str:
+        """The id of the document this passage belongs to."""
+        return self.document or self.id
+
+
+class Thought(Frozen):
+    """Free reasoning."""
+
+    kind: Literal["thought"] = "thought"
+    text: str
+
+
+class Decision(Frozen):
+    """The model's judgement of its own knowledge: does it know the answer without looking it up?
+
+    `knows` is None when the judgement could not be parsed. `confidence`, if the model gives one, is its probability in [0, 1]
+    that it knows (of "yes", also when it said no).
+    """
+
+    kind: Literal["decision"] = "decision"
+    knows: bool | None
+    rationale: str = ""
+    confidence: float | None = Field(default=None, ge=0.0, le=1.0)
+
+
+class Search(Frozen):
+    """A query that was sent to a source."""
+
+    kind: Literal["search"] = "search"
+    query: str
+
+
+class Observation(Frozen):
+    """What came back: passages, or a note from the environment (an error, a reminder of the format)."""
+
+    kind: Literal["observation"] = "observation"
+    passages: tuple[Passage, ...] = ()
+    note: str = ""
+    error: bool = False
+
+
+class ToolCall(Frozen):
+    """A call of a tool by name."""
+
+    kind: Literal["tool_call"] = "tool_call"
+    name: str
+    arguments: dict[str, JsonValue] = {}
+
+
+class Answer(Frozen):
+    """The final answer. `confidence` is the model's probability of these answer tokens, if it gives log-probabilities."""
+
+    kind: Literal["answer"] = "answer"
+    text: str
+    confidence: float | None = Field(default=None, ge=0.0, le=1.0)
+
+
+class Malformed(Frozen):
+    """Model output that does not follow the protocol; `problem` says how."""
+
+    kind: Literal["malformed"] = "malformed"
+    text: str
+    problem: str
+
+
+Step = Annotated[
+    Thought | Decision | Search | Observation | ToolCall | Answer | Malformed,
+    Field(discriminator="kind"),
+]

@@ -1,0 +1,17 @@
+"""Outside: what a model can consult. Strategies receive one `Sources` and use what is there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ken.sources.search.protocol import Retriever
+
+__all__ = ["Retriever", "Sources"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What a strategy may consult. `top_k` is how many passages a search returns (3 in Search-R1, card 00)."""
+
+    search: Retriever | None = None
+    top_k: int = 3

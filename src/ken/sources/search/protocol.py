@@ -1,0 +1,25 @@
+"""The protocol behind which every search engine stands."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+from ken.core import Passage
+
+
+@runtime_checkable
+class Retriever(Protocol):
+    """A search engine as strategies see it. Many calls may be awaited at once; an implementation batches them as it likes.
+
+    `name` identifies it in logs (a folder, a URL).
+    """
+
+    name: str
+
+    async def search(self, query: str, k: int) -> list[Passage]:
+        """The `k` best passages, best first; fewer when fewer match. Raises `SourceError` when the engine does not answer."""
+        ...
+
+    async def close(self) -> None:
+        """Release connections and threads."""
+        ...
