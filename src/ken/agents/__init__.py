@@ -1,0 +1,23 @@
+"""How inside and outside meet: one file a strategy, each written once for any model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ken.agents.adaptive import Adaptive
+from ken.agents.direct import Direct
+from ken.agents.rag import Rag
+from ken.agents.search import SearchLoop
+from ken.agents.strategy import Strategy
+from ken.core import BadInput
+
+STRATEGIES: dict[str, Callable[[], Strategy]] = {s.name: s for s in (Direct, Rag, SearchLoop, Adaptive)}
+
+__all__ = ["STRATEGIES", "Adaptive", "Direct", "Rag", "SearchLoop", "Strategy", "load_strategy"]
+
+
+def load_strategy(name: str) -> Strategy:
+    """The strategy called `name`. Raises `BadInput` naming those there are."""
+    if name not in STRATEGIES:
+        raise BadInput(f"there is no strategy {name!r}; choose from {', '.join(STRATEGIES)}")
+    return STRATEGIES[name]()

@@ -1,0 +1,108 @@
+"""One attempt at one question: the conversation so far, and the record that becomes a trajectory."""
+
+from __future__ import annotations
+
+import time
+
+from ken.core import Observation, ModelError, Passage, Question, Sampling, Search, Segment, SourceError, Step, Trajectory, Usage
+from ken.core.seeding import derive_seed
+from ken.models import Generation, Instruction, Message, Model
+from ken.sources import Sources
+
+
+class Attempt:
+    """What a strategy works with: it says, hears, searches and notes steps; the attempt keeps the books.
+
+    Segments are exact by construction: what the environment added before a call is the model's own prompt ids minus those already
+    recorded, so nothing is ever encoded twice (tokens in, tokens out).
+    """
+
+    def __init__(
+        self,
+        question: Question,
+        model: Model,
+        sources: Sources,
+        *,
+        strategy: str,
+        sampling: Sampling,
+        sample: int | None = None,
+    ) -> None:
+        self.question, self.model, self.sources = question, model, sources
+        self.strategy, self.sampling, self.sample = strategy, sampling, sample
+        self.steps: list[Step] = []
+        self.error: str | None = None
+        self._segments: list[Segment] = []
+        self._messages: list[Message] = []
+        self._ids: list[int] = []  # everything the model has seen or said in this conversation
+        self._pending: list[str] = []  # observation text not yet shown to the model
+        self._usage = Usage()
+        self._started = time.perf_counter()
+
+    def begin(self, instruction: Instruction, text: str) -> None:
+        """Start a new conversation: an instruction for the model, then the user's text. What went before is not carried over."""
+        self._messages = [Message("system", instruction), Message("user", text)]
+        self._ids, self._pending = [], []
+
+    async def generate(self, *, stop: tuple[str, ...]) -> Generation:
+        """Let the model write until one of `stop`, and record what it wrote. Raises `ModelError`."""
+        seed = derive_seed(self.sampling.seed, self.question.id, self.strategy, self.sample, self._usage.model_calls)
+        sampling = self.sampling.but(stop=stop, seed=seed)
+        (generation,) = await self.model.generate(self._messages, sampling=sampling)
+        self._usage += generation.usage
+        self._record_context(generation)
+        self._segments.append(
+            Segment(role="policy", text=generation.text, token_ids=generation.token_ids, logprobs=generation.logprobs)
+        )
+        self._ids.extend(generation.token_ids or ())
+        self._messages.append(Message("policy", generation.text, generation.token_ids))
+        return generation
+
+    def observe(self, content: str | Instruction) -> None:
+        """Put text from the environment into the model's context."""
+        self._messages.append(Message("observation", content))
+        self._pending.append(content.text if isinstance(content, Instruction) else content)
+
+    async def search(self, query: str) -> tuple[Passage, ...] | None:
+        """Search and note both steps. None when the search engine failed, which is noted as an error observation."""
+        self.steps.append(Search(query=query))
+        retriever = self.sources.search
+        if retriever is None:
+            raise SourceError(f"the strategy {self.strategy!r} searches, but there is no index; give one with --index")
+        self._usage += Usage(search_calls=1)
+        try:
+            passages = tuple(await retriever.search(query, self.sources.top_k))
+        except SourceError as error:
+            self.steps.append(Observation(note=str(error), error=True))
+            return None
+        self.steps.append(Observation(passages=passages))
+        return passages
+
+    def trajectory(self) -> Trajectory:
+        """The record so far."""
+        seconds = time.perf_counter() - self._started
+        return Trajectory(
+            question=self.question,
+            strategy=self.strategy,
+            model=self.model.spec,
+            sample=self.sample,
+            sampling=self.sampling,
+            steps=tuple(self.steps),
+            segments=tuple(self._segments),
+            usage=self._usage.model_copy(update={"seconds": seconds}),
+            error=self.error,
+        )
+
+    def _record_context(self, generation: Generation) -> None:
+        """Record what the model saw since it last wrote: the prompt of a new conversation, or observations."""
+        first = self._messages[-1].role != "policy" and not any(m.role == "policy" for m in self._messages)
+        text = generation.prompt_text if first else "".join(self._pending)
+        seen = generation.prompt_token_ids
+        if seen is None:
+            ids = None
+        else:
+            if list(seen[: len(self._ids)]) != self._ids:
+                raise ModelError("the conversation outgrew the model's context; use fewer passages (--top-k) or a model with more context")
+            ids = tuple(seen[len(self._ids) :])
+            self._ids = list(seen)
+        self._segments.append(Segment(role="prompt" if first else "observation", text=text, token_ids=ids))
+        self._pending = []

@@ -1,0 +1,30 @@
+"""How sure a model was of a part of what it wrote, from its own log-probabilities."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from ken.models import Generation
+
+
+def span_probability(generation: Generation, start: int, end: int) -> float | None:
+    """The probability of the tokens that overlap characters [start, end) of the text, given what stands before them.
+
+    None when the model gave no log-probabilities, or its tokens do not spell out the text.
+    """
+    if generation.logprobs is None or generation.tokens is None:
+        return None
+    total, position, hit = 0.0, 0, False
+    for token, logprob in zip(generation.tokens, generation.logprobs, strict=True):
+        if position < end and position + len(token) > start:
+            total += logprob
+            hit = True
+        position += len(token)
+    return min(1.0, math.exp(total)) if hit and position == len(generation.text) else None
+
+
+def tag_probability(generation: Generation, tag: str) -> float | None:
+    """The probability of the content of the last `<tag>…</tag>` of a generation, white space at its edges left out; None as above."""
+    blocks = list(re.finditer(rf"<{tag}>\s*(.*?)\s*</{tag}>", generation.text, re.DOTALL))
+    return span_probability(generation, *blocks[-1].span(1)) if blocks and blocks[-1][1] else None

@@ -1,0 +1,35 @@
+"""Closed book: answer from the weights alone."""
+
+from __future__ import annotations
+
+from ken.agents.attempt import Attempt
+from ken.agents.confidence import tag_probability
+from ken.agents.instructions import CLOSED, INVALID_ANSWER
+from ken.agents.protocol import escape, parse_answer, parse_steps
+from ken.agents.strategy import Strategy
+from ken.core import Answer
+
+
+class Direct(Strategy):
+    """Answer without looking anything up (s_param of card 01)."""
+
+    name = "direct"
+
+    async def solve(self, attempt: Attempt) -> None:
+        attempt.begin(CLOSED, escape(attempt.question.text))
+        await write_answer(attempt)
+
+
+async def write_answer(attempt: Attempt, *, reminders: int = 1) -> None:
+    """Let the model write until it has answered; remind it of the form at most `reminders` times."""
+    for turn in range(reminders + 1):
+        generation = await attempt.generate(stop=("</answer>",))
+        attempt.steps.extend(s for s in parse_steps(generation.text) if not isinstance(s, Answer))
+        answer = parse_answer(generation.text)
+        if isinstance(answer, Answer):
+            confidence = tag_probability(generation, "answer")
+            attempt.steps.append(answer.model_copy(update={"confidence": confidence}))
+            return
+        attempt.steps.append(answer)
+        if turn < reminders:
+            attempt.observe(INVALID_ANSWER)

@@ -1,0 +1,55 @@
+"""The multi-turn search loop of Search-R1 (arXiv 2503.09516; card 00, rollout format)."""
+
+from __future__ import annotations
+
+from ken.agents.attempt import Attempt
+from ken.agents.confidence import tag_probability
+from ken.agents.instructions import INVALID_ACTION, NO_MORE_SEARCHES, NOTHING_FOUND, SEARCH, SEARCH_FAILED
+from ken.agents.protocol import escape, parse_action, parse_steps, render_passages
+from ken.agents.strategy import Strategy
+from ken.core import Answer, Malformed, Search
+from ken.models import Generation
+
+
+class SearchLoop(Strategy):
+    """Think, search, read, as often as the model wants up to `max_turns` searches; then one last turn in which it must answer."""
+
+    name = "search"
+    needs_search = True
+
+    def __init__(self, max_turns: int = 4) -> None:
+        self.max_turns = max_turns
+
+    async def solve(self, attempt: Attempt) -> None:
+        attempt.begin(SEARCH, escape(attempt.question.text))
+        for _ in range(self.max_turns):
+            generation = await attempt.generate(stop=("</search>", "</answer>"))
+            action = _act(attempt, generation)
+            if isinstance(action, Answer):
+                return
+            if isinstance(action, Malformed):
+                attempt.observe(INVALID_ACTION)
+                continue
+            passages = await attempt.search(action.query)
+            if passages is None:
+                attempt.observe(SEARCH_FAILED)
+            elif passages:
+                attempt.observe(f"\n\n{render_passages(passages)}\n\n")
+            else:
+                attempt.observe(NOTHING_FOUND)
+        generation = await attempt.generate(stop=("</search>", "</answer>"))
+        if isinstance(_act(attempt, generation), Search):  # searching is over; one reminder, then it ends without an answer
+            attempt.steps.append(Malformed(text=generation.text, problem="a search after the last turn"))
+            attempt.observe(NO_MORE_SEARCHES)
+            _act(attempt, await attempt.generate(stop=("</answer>",)))
+
+
+def _act(attempt: Attempt, generation: Generation) -> Search | Answer | Malformed:
+    """Record the thoughts of a turn and its answer; return its action. A search is recorded when it is carried out."""
+    action = parse_action(generation.text)
+    attempt.steps.extend(s for s in parse_steps(generation.text) if not isinstance(s, Search | Answer | Malformed))
+    if isinstance(action, Answer):
+        action = action.model_copy(update={"confidence": tag_probability(generation, "answer")})
+    if not isinstance(action, Search):
+        attempt.steps.append(action)
+    return action

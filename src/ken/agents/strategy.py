@@ -1,0 +1,36 @@
+"""The protocol of a strategy: how inside and outside meet on the way to an answer."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from ken.agents.attempt import Attempt
+from ken.core import ModelError, Question, Sampling, SourceError, Trajectory
+from ken.models import Model
+from ken.sources import Sources
+
+
+class Strategy(ABC):
+    """A way to answer questions. Subclasses write `solve` once, as a plain coroutine; it serves one question at the prompt, thousands
+    in an audit, and rollouts in training.
+    """
+
+    name: ClassVar[str]
+    needs_search: ClassVar[bool] = False
+
+    async def run(
+        self, question: Question, model: Model, sources: Sources, *, sampling: Sampling = Sampling(), sample: int | None = None
+    ) -> Trajectory:
+        """Attempt `question`. A model or source that does not answer ends the attempt with `error` set; what happened until then is
+        kept. Other errors (a defect, a thing the model does not support) are raised."""
+        attempt = Attempt(question, model, sources, strategy=self.name, sampling=sampling, sample=sample)
+        try:
+            await self.solve(attempt)
+        except (ModelError, SourceError) as error:
+            attempt.error = str(error)
+        return attempt.trajectory()
+
+    @abstractmethod
+    async def solve(self, attempt: Attempt) -> None:
+        """Work on `attempt` until it has an answer or gives up."""
