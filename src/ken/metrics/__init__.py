@@ -1,0 +1,77 @@
+"""Measures: pure functions over answers, rankings, decisions and confidences, each with its source in the docstring."""
+
+from ken.metrics.calibration import (
+    ReliabilityBin,
+    RiskCoverage,
+    auroc,
+    brier_score,
+    expected_calibration_error,
+    reliability,
+    risk_coverage,
+)
+from ken.metrics.decision import (
+    AwareScores,
+    DecisionTable,
+    Matcher,
+    decision_of,
+    decision_table,
+    f1_aware,
+    f1_aware_difference,
+    f1_aware_interval,
+    oracle_greedy,
+    oracle_ksample,
+    solve_rate,
+)
+from ken.metrics.retrieval import answer_in_passages, hit_at_k, mean_reciprocal_rank, recall_at_k, reciprocal_rank
+from ken.metrics.search_use import SearchUse, SearchUseCounts, classify_search, count_search_use
+from ken.metrics.statistics import (
+    Interval,
+    Spread,
+    bootstrap,
+    bootstrap_difference,
+    bootstrap_mean,
+    over_seeds,
+    wilson,
+)
+from ken.metrics.text import exact_match, normalize_answer, substring_match, token_f1
+
+__all__ = [
+    "AwareScores",
+    "DecisionTable",
+    "Interval",
+    "Matcher",
+    "ReliabilityBin",
+    "RiskCoverage",
+    "SearchUse",
+    "SearchUseCounts",
+    "Spread",
+    "answer_in_passages",
+    "auroc",
+    "bootstrap",
+    "bootstrap_difference",
+    "bootstrap_mean",
+    "brier_score",
+    "classify_search",
+    "count_search_use",
+    "decision_of",
+    "decision_table",
+    "exact_match",
+    "expected_calibration_error",
+    "f1_aware",
+    "f1_aware_difference",
+    "f1_aware_interval",
+    "hit_at_k",
+    "mean_reciprocal_rank",
+    "normalize_answer",
+    "oracle_greedy",
+    "oracle_ksample",
+    "over_seeds",
+    "recall_at_k",
+    "reciprocal_rank",
+    "reliability",
+    "risk_coverage",
+    "solve_rate",
+    "substring_match",
+    "token_f1",
+    "wilson",
+]

@@ -1,0 +1,95 @@
+"""Is the answer right? Exact match, substring match and token F1 after SQuAD normalisation.
+
+Every function takes a prediction (None: nothing was answered) and the accepted golds, and scores against the best
+gold. An empty list of golds means that correctness is not known, so it is a `ValueError`, never a zero.
+
+One departure from SQuAD v1.1: a gold that normalises to nothing ("A", "The The", "!!!") would there equal the empty
+prediction, and be a substring of every prediction. Here such a gold is compared whole, in lower case with its
+punctuation and articles kept: "the the" matches "The The", and "" matches no gold at all.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from collections.abc import Sequence
+
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_ARTICLES = re.compile(r"\b(?:a|an|the)\b")
+
+
+def normalize_answer(text: str) -> str:
+    """Lower-case, drop ASCII punctuation, turn the articles a, an, the into spaces, squeeze white space, in this order.
+
+    Source: the evaluation script of SQuAD v1.1 (Rajpurkar et al. 2016), also that of HotpotQA, MuSiQue, FlashRAG and
+    Search-R1. Punctuation is deleted, not replaced by a space: "twenty-one" becomes "twentyone".
+
+    >>> normalize_answer("The  Cat's pyjamas!")
+    'cats pyjamas'
+    """
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+
+
+def exact_match(prediction: str | None, golds: Sequence[str]) -> bool:
+    """EM: does the normalised prediction equal a normalised gold? (SQuAD v1.1.)
+
+    Raises `ValueError` when there are no golds, `TypeError` when `golds` is one string.
+    """
+    golds = _checked(golds)
+    return prediction is not None and any(_equal(prediction, gold) for gold in golds)
+
+
+def substring_match(prediction: str | None, golds: Sequence[str]) -> bool:
+    """SubEM: is a normalised gold a substring of the normalised prediction? (As in AdaSearch and Search-R1.)
+
+    True whenever `exact_match` is. Word boundaries do not count ("art" is in "party"), as in the source; long
+    predictions are favoured.
+    Raises `ValueError` when there are no golds, `TypeError` when `golds` is one string.
+    """
+    golds = _checked(golds)
+    if prediction is None:
+        return False
+    said = normalize_answer(prediction)
+    for gold in golds:
+        wanted = normalize_answer(gold)
+        if (wanted in said) if wanted else _equal(prediction, gold):
+            return True
+    return False
+
+
+def token_f1(prediction: str | None, golds: Sequence[str]) -> float:
+    """Harmonic mean of token precision and recall (bags of normalised words), the best over the golds. In [0, 1].
+
+    Source: SQuAD v1.1. 1 whenever `exact_match` is true. HotpotQA's rule that a differing yes/no scores 0 is not
+    applied.
+    Raises `ValueError` when there are no golds, `TypeError` when `golds` is one string.
+    """
+    golds = _checked(golds)
+    if prediction is None:
+        return 0.0
+    return max(_f1(prediction, gold) for gold in golds)
+
+
+def _f1(prediction: str, gold: str) -> float:
+    said, wanted = normalize_answer(prediction).split(), normalize_answer(gold).split()
+    if not wanted:
+        return float(_equal(prediction, gold))
+    shared = (Counter(said) & Counter(wanted)).total()
+    return 2 * shared / (len(said) + len(wanted))  # 2PR / (P + R) with P = shared/said, R = shared/wanted
+
+
+def _equal(prediction: str, gold: str) -> bool:
+    wanted = normalize_answer(gold)
+    if wanted:
+        return normalize_answer(prediction) == wanted
+    bare = " ".join(gold.lower().split())
+    return bool(bare) and " ".join(prediction.lower().split()) == bare
+
+
+def _checked(golds: Sequence[str]) -> Sequence[str]:
+    if isinstance(golds, str):
+        raise TypeError("golds is one string; pass a list of accepted answers")
+    if not golds:
+        raise ValueError("there is no gold answer to compare with; skip questions whose answers are not known")
+    return golds
