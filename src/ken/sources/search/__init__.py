@@ -1,0 +1,1 @@
+"""Search: an index on disk, and clients of remote engines, behind one protocol."""

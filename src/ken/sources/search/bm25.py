@@ -1,0 +1,163 @@
+"""BM25 on tantivy: how passages become documents of the engine, and how a query becomes one of its queries.
+
+Scoring is BM25 with k1 = 1.2 and b = 0.75 (Robertson & Zaragoza 2009), over two fields: a term in the title counts `TITLE_WEIGHT`
+times. A term that a query repeats counts once. Both choices were measured on MuSiQue (`bench/RESULTS.md`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import tantivy
+
+from ken.core import BadInput, Passage, SourceError
+
+TITLE_WEIGHT = 2.0
+MAX_TERMS = 512  # of a query; what follows is ignored
+MAX_TIES = 1000
+
+# Snowball stemmers that come with tantivy, plus two analysers without a language.
+LANGUAGES = (
+    "arabic", "danish", "dutch", "english", "finnish", "french", "german", "greek", "hungarian", "italian", "norwegian",
+    "portuguese", "romanian", "russian", "spanish", "swedish", "tamil", "turkish",
+)  # fmt: skip
+TOKENIZERS = (*LANGUAGES, "simple", "bigram")
+
+_ANALYZER = "ken"  # the name under which a field finds its analyser
+
+
+def analyzer(tokenizer: str) -> tantivy.TextAnalyzer:
+    """The text analyser of a tokenizer.
+
+    A language: words, lower case, accents folded, stemmed. "simple": the same without stemming, for mixed or other languages.
+    "bigram": characters and pairs of characters, for scripts written without spaces. Raises `BadInput` for any other name.
+    """
+    if tokenizer not in TOKENIZERS:
+        raise BadInput(f"there is no tokenizer {tokenizer!r}; choose one of {', '.join(TOKENIZERS)}")
+    if tokenizer == "bigram":
+        return tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.ngram(1, 2)).filter(tantivy.Filter.lowercase()).build()
+    builder = tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.simple())
+    builder = builder.filter(tantivy.Filter.remove_long(100)).filter(tantivy.Filter.lowercase())
+    if tokenizer not in ("simple", "english"):  # other stemmers need the accents
+        builder = builder.filter(tantivy.Filter.stemmer(tokenizer))
+    builder = builder.filter(tantivy.Filter.ascii_fold())
+    if tokenizer == "english":
+        builder = builder.filter(tantivy.Filter.stemmer("english"))
+    return builder.build()
+
+
+def schema() -> tantivy.Schema:
+    """The fields of a passage.
+
+    document: the id of its document; part: 0 when the document is one passage, else 1, 2, … in order; source: file or address;
+    key: the key of its vector, in indexes that have vectors.
+    """
+    builder = tantivy.SchemaBuilder()
+    builder.add_text_field("document", stored=True, tokenizer_name="raw", index_option="basic")
+    builder.add_integer_field("part", stored=True, indexed=True)
+    builder.add_text_field("title", stored=True, tokenizer_name=_ANALYZER, index_option="freq")
+    builder.add_text_field("text", stored=True, tokenizer_name=_ANALYZER, index_option="freq")
+    builder.add_bytes_field("source", stored=True)
+    builder.add_text_field("key", stored=True, tokenizer_name="raw", index_option="basic")
+    return builder.build()
+
+
+class BM25:
+    """One tantivy index in a folder, as last committed when it was opened or reloaded."""
+
+    def __init__(self, folder: Path, tokenizer: str, *, create: bool = False) -> None:
+        self._analyzer = analyzer(tokenizer)
+        self._folder = folder
+        try:
+            self.engine = tantivy.Index(schema(), str(folder)) if create else tantivy.Index.open(str(folder))
+            self.engine.register_tokenizer(_ANALYZER, self._analyzer)
+            self.engine.config_reader("manual")
+            self._schema = self.engine.schema
+            self.reload()
+        except Exception as error:
+            raise self._damaged(error) from error
+        except BaseException as error:  # a panic of the engine is not an Exception
+            if _is_panic(error):
+                raise self._damaged(error) from error
+            raise
+
+    def reload(self) -> None:
+        """See what has been committed since."""
+        self.engine.reload()
+        self._searcher = self.engine.searcher()
+
+    def search(self, query: str, k: int) -> list[Passage]:
+        """The k best passages, best first; equal scores in order of id, so that results do not depend on how the index was built."""
+        terms = dict.fromkeys(self._analyzer.analyze(query))
+        size = self._searcher.num_docs
+        if not terms or not size:
+            return []
+        wanted = self._query(list(terms)[:MAX_TERMS])
+        limit = min(k + 1, size)
+        try:
+            hits: list[Any] = self._searcher.search(wanted, limit, count=False).hits
+            while len(hits) == limit < min(size, k + MAX_TIES) and hits[-1][0] == hits[k - 1][0]:  # a tie across the cut
+                limit = min(4 * limit, size, k + MAX_TIES)
+                hits = self._searcher.search(wanted, limit, count=False).hits
+            if len(hits) > k:
+                hits = [hit for hit in hits if hit[0] >= hits[k - 1][0]]
+            found = [self._passage(address, score) for score, address in hits]
+        except BaseException as error:
+            if isinstance(error, Exception) or _is_panic(error):
+                raise self._damaged(error) from error
+            raise
+        found.sort(key=lambda passage: (-(passage.score or 0.0), passage.id))
+        return found[:k]
+
+    def contains(self, document: str) -> bool:
+        """Whether a document with this id is in the index."""
+        term = tantivy.Query.term_query(self._schema, "document", document, "basic")
+        return bool(self._searcher.search(term, 1).count)
+
+    def with_key(self, key: str, limit: int = 16) -> list[Passage]:
+        """The passages whose vector has this key: several when they have the same title and text, none when they were removed."""
+        term = tantivy.Query.term_query(self._schema, "key", key, "basic")
+        return [self._passage(address, None) for _, address in self._searcher.search(term, limit, count=False).hits]
+
+    def count(self) -> tuple[int, int]:
+        """(documents, passages)."""
+        whole, first = (tantivy.Query.term_query(self._schema, "part", part) for part in (0, 1))
+        return sum(self._searcher.search(query, 1).count for query in (whole, first)), self._searcher.num_docs
+
+    def _query(self, terms: list[str]) -> tantivy.Query:
+        """Any of the terms, in the title or in the text. Made from analysed terms: no syntax, nothing a query could inject."""
+        should, term, make = tantivy.Occur.Should, tantivy.Query.term_query, self._schema
+        clauses = []
+        for word in terms:
+            clauses.append((should, term(make, "text", word, "freq")))
+            clauses.append((should, tantivy.Query.boost_query(term(make, "title", word, "freq"), TITLE_WEIGHT)))
+        return tantivy.Query.boolean_query(clauses)
+
+    def _passage(self, address: tantivy.DocAddress, score: float | None) -> Passage:
+        stored = self._searcher.doc(address).to_dict()
+        document, part = stored["document"][0], stored["part"][0]
+        return Passage(
+            id=f"{document}#{part - 1}" if part else document,
+            text=stored["text"][0],
+            title=stored["title"][0],
+            score=score,
+            document=document,
+            source=stored["source"][0].decode(),
+        )
+
+    def _damaged(self, error: BaseException) -> SourceError:
+        reason = str(error).split("\n", maxsplit=1)[0][:200]
+        return SourceError(f"the index in {self._folder} cannot be read ({reason}); build it again with `ken index build`")
+
+
+def engine_document(passage: Passage, text: str, part: int, key: str | None) -> tantivy.Document:
+    """The tantivy document of one part of `passage`; see `schema`."""
+    fields = {"document": passage.id, "part": part, "title": passage.title, "text": text, "source": passage.source.encode()}
+    if key is not None:
+        fields["key"] = key
+    return tantivy.Document(**fields)
+
+
+def _is_panic(error: BaseException) -> bool:
+    return type(error).__name__ == "PanicException"

@@ -1,0 +1,292 @@
+"""A search index in a folder: BM25, and dense vectors beside it if asked for.
+
+    index = Index.build("my-documents/", "my-index")
+    index.search("who founded the company?", k=5)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal
+
+import ken
+from ken.core import BadInput, DataError, Passage, SourceError
+from ken.core.frozen import Frozen
+from ken.sources.search.bm25 import BM25, analyzer
+from ken.sources.search.chunking import check_chunking
+from ken.sources.search.fusion import reciprocal_rank_fusion
+from ken.sources.search.ingest import Progress, Source, checked, feed
+from ken.sources.search.storage import Dense, Manifest, building, read_manifest, write_manifest, writing
+from ken.sources.search.vectors import Encoder, Vectors
+
+Mode = Literal["bm25", "dense", "hybrid"]
+MODES: tuple[Mode, ...] = ("bm25", "dense", "hybrid")
+
+_DEPTH = 100  # of the rankings that are fused
+
+
+class IndexInfo(Frozen):
+    """What is in an index. `vectors` counts those of removed passages too, until the next build."""
+
+    path: str
+    documents: int
+    passages: int
+    bytes: int
+    tokenizer: str
+    chunk_words: int
+    overlap: int
+    model: str | None = None
+    dimension: int | None = None
+    vectors: int = 0
+
+
+class Index:
+    """A search index in a folder. Make one with `Index.build` or `Index.open`.
+
+    It shows the state at the time it was opened, last written by this object, or reloaded. Searching from several threads is safe.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, encoder: Encoder | None = None) -> None:
+        """Not for callers: use `Index.open`. `encoder`: one that is loaded already."""
+        assert manifest.generation
+        self.path = path
+        self._manifest = manifest
+        self._bm25 = BM25(path / manifest.generation, manifest.tokenizer)
+        self._vectors: Vectors | None = None
+        self._encoder: Encoder | None = None
+        if manifest.dense:
+            self._vectors = Vectors(path / manifest.dense.folder, manifest.dense.dimension)
+            self._encoder = encoder or Encoder(manifest.dense.model)
+
+    @classmethod
+    def build(
+        cls,
+        src: Source,
+        out: str | Path,
+        *,
+        chunk_words: int = 200,
+        overlap: int = 40,
+        tokenizer: str = "english",
+        dense: str | None = None,
+        bad: list[DataError] | None = None,
+        progress: Progress | None = None,
+    ) -> Index:
+        """Index the documents of `src` into the folder `out`; an index that is there is replaced, once the new one is complete.
+
+        src: a corpus file, a document, a folder of md, txt, html and pdf files, or Passages, one per document.
+        chunk_words, overlap: longer documents are cut into passages of at most that many words, which share `overlap` words.
+        tokenizer: a language ("english", …), "simple" or "bigram"; see `bm25.analyzer`.
+        dense: also compute vectors with this sentence-transformers model (name or path), for the modes "dense" and "hybrid".
+        bad: collects documents that cannot be read, which are then skipped; without it the first one raises `DataError`.
+        progress: called with the number of documents read so far.
+
+        Raises `BadInput` for a source without documents, ids that are not unique, or a folder that holds something else.
+        """
+        check_chunking(chunk_words, overlap)
+        analyzer(tokenizer)
+        out = Path(out)
+        encoder = Encoder(dense) if dense else None
+        settings = Manifest(
+            tokenizer=tokenizer,
+            chunk_words=chunk_words,
+            overlap=overlap,
+            dense=Dense(model=encoder.model, dimension=encoder.dimension) if encoder else None,
+            written_by=f"ken {ken.__version__}",
+        )
+        with building(out) as generation:
+            vectors = Vectors(out / settings.dense.folder, settings.dense.dimension) if settings.dense else None
+            engine = BM25(generation, tokenizer, create=True).engine
+            writer = engine.writer()
+            pair = (vectors, encoder) if vectors is not None and encoder else None
+            keys = feed(writer, checked(src, bad, progress), settings, pair)
+            writer.commit()
+            writer.wait_merging_threads()
+            write_manifest(out, settings.model_copy(update={"generation": generation.name}))
+            if vectors is not None:
+                vectors.compact(keys)
+        return cls._open(out, encoder)
+
+    @classmethod
+    def open(cls, path: str | Path, *, model: str | None = None) -> Index:
+        """Open an index. `model`: where its sentence-transformers model is now, if not where it was when the index was built.
+
+        Raises `SourceError` when there is no index at `path`, or it is damaged.
+        """
+        return cls._open(Path(path), Encoder(model) if model else None)
+
+    @classmethod
+    def _open(cls, path: Path, encoder: Encoder | None) -> Index:
+        while True:
+            manifest = read_manifest(path)
+            try:
+                return cls(path, manifest, encoder)
+            except SourceError:
+                if read_manifest(path) == manifest:  # else a build has just replaced the generation
+                    raise
+
+    def __len__(self) -> int:
+        """How many documents."""
+        return self._bm25.count()[0]
+
+    def __contains__(self, document: object) -> bool:
+        """Whether there is a document with this id."""
+        return isinstance(document, str) and self._bm25.contains(document)
+
+    def __repr__(self) -> str:
+        return f"Index({str(self.path)!r}, {len(self)} documents)"
+
+    # --- reading ---------------------------------------------------------------------------------------------------------------
+
+    def search(self, query: str, k: int = 5, *, mode: Mode | None = None) -> list[Passage]:
+        """The `k` best passages, best first; fewer when fewer match, none for a query without a letter or digit.
+
+        mode: "bm25", "dense" (cosine) or "hybrid" (both, by reciprocal rank fusion); by default "hybrid" where there are vectors.
+        Raises `BadInput` for an empty query, k < 1, or a mode that needs vectors in an index without.
+        """
+        return self.search_many([query], k, mode=mode)[0]
+
+    def search_many(self, queries: Sequence[str], k: int = 5, *, mode: Mode | None = None) -> list[list[Passage]]:
+        """`search` for many queries at once: one list of passages per query, in order. Uses all cores."""
+        mode = self._check(queries, k, mode)
+        if mode == "bm25":
+            return self._lexical(queries, k)
+        if mode == "dense":
+            return self._nearest(queries, k)
+        depth = max(_DEPTH, k)
+        results = []
+        for lexical, dense in zip(self._lexical(queries, depth), self._nearest(queries, depth), strict=True):
+            passages = {passage.id: passage for passage in (*dense, *lexical)}
+            fused = reciprocal_rank_fusion([[p.id for p in lexical], [p.id for p in dense]])[:k]
+            results.append([passages[identifier].model_copy(update={"score": score}) for identifier, score in fused])
+        return results
+
+    def info(self) -> IndexInfo:
+        """What is in the index, and with which settings it was built."""
+        documents, passages = self._bm25.count()
+        dense = self._manifest.dense
+        return IndexInfo(
+            path=str(self.path),
+            documents=documents,
+            passages=passages,
+            bytes=sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file()),
+            tokenizer=self._manifest.tokenizer,
+            chunk_words=self._manifest.chunk_words,
+            overlap=self._manifest.overlap,
+            model=dense.model if dense else None,
+            dimension=dense.dimension if dense else None,
+            vectors=len(self._vectors) if self._vectors is not None else 0,
+        )
+
+    def reload(self) -> None:
+        """See what other processes have written since."""
+        fresh = self._open(self.path, self._encoder)
+        self._manifest, self._bm25, self._vectors, self._encoder = fresh._manifest, fresh._bm25, fresh._vectors, fresh._encoder
+
+    def _check(self, queries: Sequence[str], k: int, mode: Mode | None) -> Mode:
+        if k < 1:
+            raise BadInput(f"k must be at least 1, not {k}")
+        if isinstance(queries, str):
+            raise BadInput("search_many takes a list of queries; use search for one")
+        if any(not query.strip() for query in queries):
+            raise BadInput("the query is empty; say what to search for")
+        if mode is None:
+            return "hybrid" if self._vectors is not None else "bm25"
+        if mode not in MODES:
+            raise BadInput(f"there is no mode {mode!r}; choose one of {', '.join(MODES)}")
+        if mode != "bm25" and self._vectors is None:
+            raise BadInput(f"the index {self.path} has no vectors for mode {mode!r}; build it again with `--dense MODEL`, or use bm25")
+        return mode
+
+    def _lexical(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
+        engine, cores = self._bm25, _cores()
+        if len(queries) < 4 or cores == 1:
+            return [engine.search(query, k) for query in queries]
+        with ThreadPoolExecutor(min(cores, len(queries))) as pool:  # the engine works without the interpreter's lock
+            return list(pool.map(lambda query: engine.search(query, k), queries))
+
+    def _nearest(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
+        assert self._vectors is not None
+        assert self._encoder
+        encoded = self._encoder.queries(queries)
+        results: list[list[Passage]] = []
+        for vector in encoded:
+            wanted = k
+            while True:  # vectors of removed passages may take places: then look further
+                near = self._vectors.search(vector[None], wanted)[0]
+                found = [p.model_copy(update={"score": s}) for key, s in near for p in self._bm25.with_key(key)]
+                if len(found) >= k or len(near) < wanted:
+                    break
+                wanted *= 4
+            results.append(sorted(found, key=lambda passage: (-(passage.score or 0.0), passage.id))[:k])
+        return results
+
+    # --- writing ---------------------------------------------------------------------------------------------------------------
+
+    def add(self, src: Source, *, bad: list[DataError] | None = None, progress: Progress | None = None) -> int:
+        """Add documents, all or none; returns how many. Raises `BadInput` for an id that is in the index already."""
+        return self._write(src, bad, progress, replace=False)
+
+    def update(self, src: Source, *, bad: list[DataError] | None = None, progress: Progress | None = None) -> int:
+        """Add documents, replacing those with the same ids, all or none; returns how many."""
+        return self._write(src, bad, progress, replace=True)
+
+    def remove(self, ids: Iterable[str]) -> int:
+        """Remove documents by id, all or none; returns how many. Raises `BadInput` for ids that are not in the index."""
+        wanted = list(dict.fromkeys([ids] if isinstance(ids, str) else ids))
+
+        def delete(writer: object) -> int:
+            if unknown := [identifier for identifier in wanted if identifier not in self]:
+                more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
+                raise BadInput(f"not in the index, nothing was removed: {', '.join(map(repr, unknown[:10]))}{more}; check the ids")
+            for identifier in wanted:
+                writer.delete_documents_by_term("document", identifier)  # type: ignore[attr-defined]
+            return len(wanted)
+
+        return self._commit(delete)
+
+    def _write(self, src: Source, bad: list[DataError] | None, progress: Progress | None, *, replace: bool) -> int:
+        def change(writer: object) -> int:
+            count = 0
+
+            def documents() -> Iterable[Passage]:
+                nonlocal count
+                for document in checked(src, bad, progress):
+                    if document.id in self:
+                        if not replace:
+                            raise BadInput(
+                                f"the document {document.id!r} is in the index already, nothing was added; use update (`ken index add --update`)"
+                            )
+                        writer.delete_documents_by_term("document", document.id)  # type: ignore[attr-defined]
+                    count += 1
+                    yield document
+
+            pair = (self._vectors, self._encoder) if self._vectors is not None and self._encoder else None
+            feed(writer, documents(), self._manifest, pair)  # type: ignore[arg-type]
+            if pair:
+                pair[0].compact()
+            return count
+
+        return self._commit(change)
+
+    def _commit(self, change: Callable[[object], int]) -> int:
+        """Run `change` on a writer and commit; when it raises, nothing has happened."""
+        with writing(self.path):
+            self.reload()
+            writer = self._bm25.engine.writer(num_threads=1)
+            try:
+                count = change(writer)
+                writer.commit()
+            except BaseException:
+                writer.rollback()
+                raise
+            finally:
+                writer.wait_merging_threads()
+            self._bm25.reload()
+        return count
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
