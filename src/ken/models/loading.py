@@ -9,8 +9,8 @@ from ken.core import BadInput, Unsupported
 from ken.models.protocol import Model
 
 KINDS = {
-    "openai": "openai/NAME for any OpenAI-compatible server (for example openai/gpt-4o-mini, or openai/qwen3-8b with a base URL)",
-    "hf": "hf/NAME_OR_PATH for a transformers model in this process (for example hf/Qwen/Qwen2.5-0.5B-Instruct or hf/./my-model)",
+    "openai": "openai/NAME for a model of an OpenAI-compatible server (for example openai/gpt-4o-mini)",
+    "hf": "hf/NAME_OR_PATH for a transformers model in this process (for example hf/Qwen/Qwen3-0.6B or hf/./my-model)",
     "lab": "lab/NAME for a model that lives in a lab world (for example lab/factworld)",
 }
 
@@ -35,14 +35,14 @@ OPTIONS = {
 def load_model(spec: str, **options: Any) -> Model:
     """The model that `spec` names.
 
-    `options` are keyword arguments of the class behind the spec; one that is None counts as not given, so that a command line can
-    pass all it has.
+    `options` are keyword arguments of the class behind the spec; one that is None counts as not given, so that a
+    command line can pass all it has.
 
     >>> load_model("openai/qwen3-8b", base_url="http://localhost:8000/v1").spec
     'openai/qwen3-8b'
 
-    Raises `BadInput` for an unknown spec or an option that this kind of model does not take, `Unsupported` when the extra that it
-    needs is not installed, `ModelError` when a model cannot be loaded.
+    Raises `BadInput` for an unknown spec or an option that this kind of model does not take, `Unsupported` when the
+    extra that it needs is not installed, `ModelError` when a model cannot be loaded.
     """
     kind, _, name = spec.strip().partition("/")
     if kind not in KINDS or not name.strip():

@@ -25,10 +25,10 @@ class Call:
 class ScriptedModel:
     """Replies with `reply(prompt)`; the prompt is the contents of the messages joined by blank lines, oldest first.
 
-    `reply` is called once per sample. A string is the reply; of a sequence, sample i takes entry i (counted round). It may raise, and
-    what it raises reaches the caller of `generate`. Like a model, it ends after the first stop string (kept in the text) or
-    after `max_tokens` words. `calls` holds every call in order. `logprob` gives a log-probability to each token (a word with
-    the space before it); without it generations carry no tokens. Usage counts words.
+    `reply` is called once per sample. A string is the reply; of a sequence, sample i takes entry i (counted round). It
+    may raise, and what it raises reaches the caller of `generate`. Like a model, it ends after the first stop string
+    (kept in the text) or after `max_tokens` words. `calls` holds every call in order. `logprob` gives a log-probability
+    to each token (a word with the space before it); without it generations carry no tokens. Usage counts words.
     """
 
     def __init__(
