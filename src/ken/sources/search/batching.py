@@ -28,7 +28,9 @@ class BatchingRetriever(ABC):
         """One list of passages per query."""
 
     async def search(self, query: str, k: int) -> list[Passage]:
-        """The `k` best passages, best first. Raises `BadInput` for an empty query or k < 1, `SourceError` when no answer came."""
+        """The `k` best passages, best first. Raises `BadInput` for an empty query or k < 1, `SourceError` when no
+        answer came.
+        """
         if not query.strip():
             raise BadInput("the query is empty; say what to search for")
         if k < 1:

@@ -1,7 +1,8 @@
 """BM25 on tantivy: how passages become documents of the engine, and how a query becomes one of its queries.
 
-Scoring is BM25 with k1 = 1.2 and b = 0.75 (Robertson & Zaragoza 2009), over two fields: a term in the title counts `TITLE_WEIGHT`
-times. A term that a query repeats counts once. Both choices were measured on MuSiQue (`bench/RESULTS.md`).
+Scoring is BM25 with k1 = 1.2 and b = 0.75 (Robertson & Zaragoza 2009), over two fields: a term in the title counts
+`TITLE_WEIGHT` times. A term that a query repeats counts once. Both choices were measured on MuSiQue
+(`bench/RESULTS.md`).
 """
 
 from __future__ import annotations
@@ -30,8 +31,10 @@ _ANALYZER = "ken"  # the name under which a field finds its analyser
 def analyzer(tokenizer: str) -> tantivy.TextAnalyzer:
     """The text analyser of a tokenizer.
 
-    A language: words, lower case, accents folded, stemmed. "simple": the same without stemming, for mixed or other languages.
-    "bigram": characters and pairs of characters, for scripts written without spaces. Raises `BadInput` for any other name.
+    A language: words, lower case, accents folded, stemmed. "simple": the same without stemming, for other languages or
+    several. "bigram": characters and pairs of characters, for scripts written without spaces.
+
+    Raises `BadInput` for any other name.
     """
     if tokenizer not in TOKENIZERS:
         raise BadInput(f"there is no tokenizer {tokenizer!r}; choose one of {', '.join(TOKENIZERS)}")
@@ -50,7 +53,9 @@ def analyzer(tokenizer: str) -> tantivy.TextAnalyzer:
 def schema() -> tantivy.Schema:
     """The fields of a passage.
 
-    document: the id of its document; part: 0 when the document is one passage, else 1, 2, … in order; source: file or address;
+    document: the id of its document.
+    part: 0 when the document is one passage, else 1, 2, … in order.
+    source: file or address.
     key: the key of its vector, in indexes that have vectors.
     """
     builder = tantivy.SchemaBuilder()
@@ -88,7 +93,9 @@ class BM25:
         self._searcher = self.engine.searcher()
 
     def search(self, query: str, k: int) -> list[Passage]:
-        """The k best passages, best first; equal scores in order of id, so that results do not depend on how the index was built."""
+        """The k best passages, best first; equal scores in order of id, so that results do not depend on how the index
+        was built.
+        """
         terms = dict.fromkeys(self._analyzer.analyze(query))
         size = self._searcher.num_docs
         if not terms or not size:
@@ -97,8 +104,8 @@ class BM25:
         limit = min(k + 1, size)
         try:
             hits: list[Any] = self._searcher.search(wanted, limit, count=False).hits
-            while len(hits) == limit < min(size, k + MAX_TIES) and hits[-1][0] == hits[k - 1][0]:  # a tie across the cut
-                limit = min(4 * limit, size, k + MAX_TIES)
+            while len(hits) == limit < min(size, k + MAX_TIES) and hits[-1][0] == hits[k - 1][0]:
+                limit = min(4 * limit, size, k + MAX_TIES)  # a tie across the cut: see all of it
                 hits = self._searcher.search(wanted, limit, count=False).hits
             if len(hits) > k:
                 hits = [hit for hit in hits if hit[0] >= hits[k - 1][0]]
@@ -112,21 +119,28 @@ class BM25:
 
     def contains(self, document: str) -> bool:
         """Whether a document with this id is in the index."""
-        term = tantivy.Query.term_query(self._schema, "document", document, "basic")
-        return bool(self._searcher.search(term, 1).count)
+        return self._matches("document", document) > 0
 
     def with_key(self, key: str, limit: int = 16) -> list[Passage]:
-        """The passages whose vector has this key: several when they have the same title and text, none when they were removed."""
+        """The passages whose vector has this key: several when they have the same title and text, none when they were
+        removed.
+        """
         term = tantivy.Query.term_query(self._schema, "key", key, "basic")
         return [self._passage(address, None) for _, address in self._searcher.search(term, limit, count=False).hits]
 
     def count(self) -> tuple[int, int]:
         """(documents, passages)."""
-        whole, first = (tantivy.Query.term_query(self._schema, "part", part) for part in (0, 1))
-        return sum(self._searcher.search(query, 1).count for query in (whole, first)), self._searcher.num_docs
+        return self._matches("part", 0) + self._matches("part", 1), self._searcher.num_docs
+
+    def _matches(self, field: str, value: str | int) -> int:
+        term = tantivy.Query.term_query(self._schema, field, value, "basic")
+        found: Any = self._searcher.search(term, 1)  # its type stubs lack `count`
+        return int(found.count)
 
     def _query(self, terms: list[str]) -> tantivy.Query:
-        """Any of the terms, in the title or in the text. Made from analysed terms: no syntax, nothing a query could inject."""
+        """Any of the terms, in the title or in the text. Made from analysed terms: no syntax, nothing a query could
+        inject.
+        """
         should, term, make = tantivy.Occur.Should, tantivy.Query.term_query, self._schema
         clauses = []
         for word in terms:
@@ -148,12 +162,20 @@ class BM25:
 
     def _damaged(self, error: BaseException) -> SourceError:
         reason = str(error).split("\n", maxsplit=1)[0][:200]
-        return SourceError(f"the index in {self._folder} cannot be read ({reason}); build it again with `ken index build`")
+        return SourceError(
+            f"the index in {self._folder} cannot be read ({reason}); build it again with `ken index build`"
+        )
 
 
 def engine_document(passage: Passage, text: str, part: int, key: str | None) -> tantivy.Document:
     """The tantivy document of one part of `passage`; see `schema`."""
-    fields = {"document": passage.id, "part": part, "title": passage.title, "text": text, "source": passage.source.encode()}
+    fields = {
+        "document": passage.id,
+        "part": part,
+        "title": passage.title,
+        "text": text,
+        "source": passage.source.encode(),
+    }
     if key is not None:
         fields["key"] = key
     return tantivy.Document(**fields)

@@ -1,7 +1,7 @@
 """Cut long documents into passages of about equal length that overlap.
 
-A passage ends at a paragraph or a sentence where one ends near its limit, so that a fact is rarely cut in two; the overlap keeps the
-facts that are.
+A passage ends at a paragraph or a sentence where one ends near its limit, so that a fact is rarely cut in two; the
+overlap keeps the facts that are.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ def check_chunking(words: int, overlap: int) -> None:
 
 
 def split_text(text: str, words: int, overlap: int) -> list[str]:
-    """Cut `text` into chunks of at most `words` words; each next chunk starts with the last `overlap` words of the one before.
+    """Cut `text` into chunks of at most `words` words; each next chunk starts with the last `overlap` words of the one
+    before.
 
-    A chunk ends after the last paragraph that ends within its last quarter, else after the last sentence that does, else at `words`
-    words. Chunks are slices of `text`: nothing inside them is changed, and no word is lost.
+    A chunk ends after the last paragraph that ends within its last quarter, else after the last sentence that does,
+    else at `words` words. Chunks are slices of `text`: nothing inside them is changed, and no word is lost.
     """
     if _surely_short(text, words):
         return [text]
@@ -48,12 +49,14 @@ def split_text(text: str, words: int, overlap: int) -> list[str]:
 
 
 def _surely_short(text: str, words: int) -> bool:
-    """Whether `text` has no more than `words` words by its length alone: n words need n characters, with spaces 2n − 1."""
+    """Whether `text` has at most `words` words by its length alone: n words need n characters, 2n − 1 with spaces."""
     return len(text) <= words or (len(text) < 2 * words and text.isascii())
 
 
 def _boundary(text: str, spans: list[tuple[int, int]], first: int, last: int) -> int:
-    """The best end (exclusive word number) in [first, last]: the last paragraph end, else the last sentence end, else `last`."""
+    """The best end (exclusive word number) in [first, last]: the last paragraph end, else the last sentence end, else
+    `last`.
+    """
     sentence = None
     for end in range(last, first - 1, -1):
         if "\n" in (gap := text[spans[end - 1][1] : spans[end][0]]) and gap.count("\n") > 1:

@@ -8,7 +8,6 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from ken.core import BadInput, DataError, Passage
 from ken.core.readers import read_corpus
@@ -22,12 +21,13 @@ _HIDDEN_TAGS = ("script", "style", "template", "noscript")
 def read_documents(source: str | Path, *, bad: list[DataError] | None = None) -> Iterator[Passage]:
     """Yield the documents of `source`, one passage each.
 
-    A folder is read recursively in sorted order; files and folders whose names start with a dot are skipped, and so are files of
-    other kinds. There `id` is the path inside the folder with forward slashes, `title` the first heading, the `<title>`, the title of
-    the pdf, or else the name of the file. A file that is none of md, txt, html, pdf is read as a corpus (`ken.core.readers`).
+    A folder is read recursively in sorted order; files and folders whose names start with a dot are skipped, and so are
+    files of other kinds. There `id` is the path inside the folder with forward slashes, `title` the first heading, the
+    `<title>`, the title of the pdf, or else the name of the file. A file that is none of md, txt, html, pdf is read as
+    a corpus (`ken.core.readers`).
 
-    Raises `BadInput` when there is nothing to read, `DataError` for a file that cannot be read, unless `bad` is given: then such
-    errors are collected there and reading goes on.
+    Raises `BadInput` when there is nothing to read, `DataError` for a file that cannot be read, unless `bad` is given:
+    then such errors are collected there and reading goes on.
     """
     path = Path(source)
     if not path.exists():
@@ -51,7 +51,9 @@ def read_documents(source: str | Path, *, bad: list[DataError] | None = None) ->
 
 
 def lines_of(path: Path, identifier: str) -> list[int]:
-    """The 1-based lines of a jsonl corpus whose record has this id. For error messages: the readers do not keep line numbers."""
+    """The 1-based lines of a jsonl corpus whose record has this id. For error messages: the readers do not keep line
+    numbers.
+    """
     lines = []
     with path.open("rb") as file:
         for number, raw in enumerate(file, start=1):
@@ -84,10 +86,14 @@ def _read_file(name: str, path: Path) -> Passage:
             raw = path.read_bytes().decode("utf-8-sig")
             title, text = _html(raw) if suffix in (".html", ".htm") else (_heading(raw) if suffix == ".md" else "", raw)
     except UnicodeEncodeError as error:
-        raise DataError(path.name.encode(errors="replace").decode(), 1, "the file name is not UTF-8; rename it") from error
+        raise DataError(
+            path.name.encode(errors="replace").decode(), 1, "the file name is not UTF-8; rename it"
+        ) from error
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        raise DataError(path, line, f"not UTF-8 (byte {error.start}); convert the file, for example with iconv") from error
+        raise DataError(
+            path, line, f"not UTF-8 (byte {error.start}); convert the file, for example with iconv"
+        ) from error
     except OSError as error:
         raise DataError(path, 1, f"cannot be read ({error.strerror}); check its permissions") from error
     text = text.strip()
@@ -127,7 +133,9 @@ def _html(markup: str) -> tuple[str, str]:
         soup.title.decompose()
     if not title.strip() and (heading := soup.find(["h1", "h2"])):
         title = heading.get_text(" ")
-    for tag in soup(["p", "div", "li", "tr", "h1", "h2", "h3", "h4", "h5", "h6", "section", "article", "blockquote", "pre", "table"]):
+    for tag in soup(
+        ["p", "div", "li", "tr", "h1", "h2", "h3", "h4", "h5", "h6", "section", "article", "blockquote", "pre", "table"]
+    ):
         tag.append("\n\n")
         tag.insert(0, "\n\n")
     for tag in soup("br"):
@@ -143,20 +151,22 @@ def _pdf(path: Path) -> tuple[str, str]:
     from pypdf import PdfReader
 
     logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # what it would warn about is either harmless or raised below
-    page: Any = None
+    pages: list[str] = []
+    title: object = None
     try:
         with path.open("rb") as file:
             reader = PdfReader(file)
             if reader.is_encrypted and not reader.decrypt(""):
                 raise DataError(path, 1, "the pdf is encrypted with a password; save a copy without one")
-            pages = []
-            for page, content in enumerate(reader.pages, start=1):
-                pages.append(content.extract_text().strip())
+            for page in reader.pages:
+                pages.append(page.extract_text().strip())
             title = reader.metadata.title if reader.metadata else None
     except (DataError, OSError):
         raise
     except Exception as error:  # pypdf meets broken files with many kinds of errors
-        where = f" on page {page}" if page else ""
-        raise DataError(path, 1, f"the pdf is broken{where} ({type(error).__name__}); save it again or remove it") from error
+        where = f"after page {len(pages)}" if pages else "from its start"
+        raise DataError(
+            path, 1, f"the pdf cannot be read {where} ({type(error).__name__}); save it again or remove it"
+        ) from error
     text = "\n\n".join(part for part in pages if part)
     return title if isinstance(title, str) else "", text.encode(errors="replace").decode()

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 
 def reciprocal_rank_fusion(rankings: Sequence[Sequence[str]], k: int = 60) -> list[tuple[str, float]]:
-    """Fuse rankings of ids (best first) by reciprocal rank: score(d) = Σ over rankings of 1 / (k + rank of d), ranks from 1.
+    """Fuse rankings of ids (best first) by reciprocal rank: score(d) = Σ over rankings of 1 / (k + rank of d), ranks
+    from 1.
 
-    An id that a ranking lacks gets nothing from it. Returns (id, score), best first, equal scores in order of id. Source: Cormack,
-    Clarke & Büttcher, "Reciprocal rank fusion outperforms Condorcet and individual rank learning methods", SIGIR 2009, with their
-    k = 60.
+    An id that a ranking lacks gets nothing from it. Returns (id, score), best first, equal scores in order of id.
+    Source: Cormack, Clarke & Büttcher, "Reciprocal rank fusion outperforms Condorcet and individual rank learning
+    methods", SIGIR 2009, with their k = 60.
 
     >>> reciprocal_rank_fusion([["a", "b"], ["b", "c"]])[0][0]
     'b'

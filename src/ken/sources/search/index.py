@@ -1,7 +1,7 @@
 """A search index in a folder: BM25, and dense vectors beside it if asked for.
 
-    index = Index.build("my-documents/", "my-index")
-    index.search("who founded the company?", k=5)
+index = Index.build("my-documents/", "my-index")
+index.search("who founded the company?", k=5)
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
+
+import tantivy
 
 import ken
 from ken.core import BadInput, DataError, Passage, SourceError
@@ -46,7 +48,8 @@ class IndexInfo(Frozen):
 class Index:
     """A search index in a folder. Make one with `Index.build` or `Index.open`.
 
-    It shows the state at the time it was opened, last written by this object, or reloaded. Searching from several threads is safe.
+    It shows the state at the time it was opened, last written by this object, or reloaded. Searching from several
+    threads is safe.
     """
 
     def __init__(self, path: Path, manifest: Manifest, encoder: Encoder | None = None) -> None:
@@ -74,16 +77,21 @@ class Index:
         bad: list[DataError] | None = None,
         progress: Progress | None = None,
     ) -> Index:
-        """Index the documents of `src` into the folder `out`; an index that is there is replaced, once the new one is complete.
+        """Index the documents of `src` into the folder `out`; an index that is there is replaced, once the new one is
+        complete.
 
         src: a corpus file, a document, a folder of md, txt, html and pdf files, or Passages, one per document.
-        chunk_words, overlap: longer documents are cut into passages of at most that many words, which share `overlap` words.
+        chunk_words, overlap: longer documents are cut into passages of at most that many words, which share `overlap`
+            words.
         tokenizer: a language ("english", …), "simple" or "bigram"; see `bm25.analyzer`.
-        dense: also compute vectors with this sentence-transformers model (name or path), for the modes "dense" and "hybrid".
-        bad: collects documents that cannot be read, which are then skipped; without it the first one raises `DataError`.
+        dense: also compute vectors with this sentence-transformers model (name or path), for the modes "dense" and
+            "hybrid".
+        bad: collects documents that cannot be read, which are then skipped; without it the first one raises
+            `DataError`.
         progress: called with the number of documents read so far.
 
-        Raises `BadInput` for a source without documents, ids that are not unique, or a folder that holds something else.
+        Raises `BadInput` for a source without documents, ids that are not unique, or a folder that holds something
+        else.
         """
         check_chunking(chunk_words, overlap)
         analyzer(tokenizer)
@@ -111,7 +119,8 @@ class Index:
 
     @classmethod
     def open(cls, path: str | Path, *, model: str | None = None) -> Index:
-        """Open an index. `model`: where its sentence-transformers model is now, if not where it was when the index was built.
+        """Open an index. `model`: where its sentence-transformers model is now, if not where it was when the index was
+        built.
 
         Raises `SourceError` when there is no index at `path`, or it is damaged.
         """
@@ -138,12 +147,13 @@ class Index:
     def __repr__(self) -> str:
         return f"Index({str(self.path)!r}, {len(self)} documents)"
 
-    # --- reading ---------------------------------------------------------------------------------------------------------------
+    # --- reading ---
 
     def search(self, query: str, k: int = 5, *, mode: Mode | None = None) -> list[Passage]:
         """The `k` best passages, best first; fewer when fewer match, none for a query without a letter or digit.
 
-        mode: "bm25", "dense" (cosine) or "hybrid" (both, by reciprocal rank fusion); by default "hybrid" where there are vectors.
+        mode: "bm25", "dense" (cosine) or "hybrid" (both, by reciprocal rank fusion); by default "hybrid" where there
+            are vectors.
         Raises `BadInput` for an empty query, k < 1, or a mode that needs vectors in an index without.
         """
         return self.search_many([query], k, mode=mode)[0]
@@ -183,7 +193,7 @@ class Index:
     def reload(self) -> None:
         """See what other processes have written since."""
         fresh = self._open(self.path, self._encoder)
-        self._manifest, self._bm25, self._vectors, self._encoder = fresh._manifest, fresh._bm25, fresh._vectors, fresh._encoder
+        self.__dict__.update(fresh.__dict__)
 
     def _check(self, queries: Sequence[str], k: int, mode: Mode | None) -> Mode:
         if k < 1:
@@ -197,7 +207,10 @@ class Index:
         if mode not in MODES:
             raise BadInput(f"there is no mode {mode!r}; choose one of {', '.join(MODES)}")
         if mode != "bm25" and self._vectors is None:
-            raise BadInput(f"the index {self.path} has no vectors for mode {mode!r}; build it again with `--dense MODEL`, or use bm25")
+            raise BadInput(
+                f"the index {self.path} has no vectors for mode {mode!r}; "
+                "build it again with `ken index build --dense MODEL`, or use bm25"
+            )
         return mode
 
     def _lexical(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
@@ -223,7 +236,7 @@ class Index:
             results.append(sorted(found, key=lambda passage: (-(passage.score or 0.0), passage.id))[:k])
         return results
 
-    # --- writing ---------------------------------------------------------------------------------------------------------------
+    # --- writing ---
 
     def add(self, src: Source, *, bad: list[DataError] | None = None, progress: Progress | None = None) -> int:
         """Add documents, all or none; returns how many. Raises `BadInput` for an id that is in the index already."""
@@ -234,21 +247,26 @@ class Index:
         return self._write(src, bad, progress, replace=True)
 
     def remove(self, ids: Iterable[str]) -> int:
-        """Remove documents by id, all or none; returns how many. Raises `BadInput` for ids that are not in the index."""
+        """Remove documents by id, all or none; returns how many.
+
+        Raises `BadInput` for ids that are not in the index.
+        """
         wanted = list(dict.fromkeys([ids] if isinstance(ids, str) else ids))
 
-        def delete(writer: object) -> int:
+        def delete(writer: tantivy.IndexWriter) -> int:
             if unknown := [identifier for identifier in wanted if identifier not in self]:
-                more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
-                raise BadInput(f"not in the index, nothing was removed: {', '.join(map(repr, unknown[:10]))}{more}; check the ids")
+                named = ", ".join(map(repr, unknown[:10])) + (
+                    f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
+                )
+                raise BadInput(f"not in the index, so nothing was removed: {named}; check the ids")
             for identifier in wanted:
-                writer.delete_documents_by_term("document", identifier)  # type: ignore[attr-defined]
+                writer.delete_documents_by_term("document", identifier)
             return len(wanted)
 
         return self._commit(delete)
 
     def _write(self, src: Source, bad: list[DataError] | None, progress: Progress | None, *, replace: bool) -> int:
-        def change(writer: object) -> int:
+        def insert(writer: tantivy.IndexWriter) -> int:
             count = 0
 
             def documents() -> Iterable[Passage]:
@@ -257,21 +275,22 @@ class Index:
                     if document.id in self:
                         if not replace:
                             raise BadInput(
-                                f"the document {document.id!r} is in the index already, nothing was added; use update (`ken index add --update`)"
+                                f"the document {document.id!r} is in the index already, so nothing was added; "
+                                "to replace documents use `ken index add --update` (in Python, index.update)"
                             )
-                        writer.delete_documents_by_term("document", document.id)  # type: ignore[attr-defined]
+                        writer.delete_documents_by_term("document", document.id)
                     count += 1
                     yield document
 
-            pair = (self._vectors, self._encoder) if self._vectors is not None and self._encoder else None
-            feed(writer, documents(), self._manifest, pair)  # type: ignore[arg-type]
-            if pair:
-                pair[0].compact()
+            dense = (self._vectors, self._encoder) if self._vectors is not None and self._encoder else None
+            feed(writer, documents(), self._manifest, dense)
+            if dense:
+                dense[0].compact()
             return count
 
-        return self._commit(change)
+        return self._commit(insert)
 
-    def _commit(self, change: Callable[[object], int]) -> int:
+    def _commit(self, change: Callable[[tantivy.IndexWriter], int]) -> int:
         """Run `change` on a writer and commit; when it raises, nothing has happened."""
         with writing(self.path):
             self.reload()

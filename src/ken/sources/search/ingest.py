@@ -23,14 +23,20 @@ _BATCH = 256  # passages embedded at a time
 
 
 def checked(source: Source, bad: list[DataError] | None, progress: Progress | None) -> Iterator[Passage]:
-    """The documents of `source` with their ids checked. Raises `BadInput` or `DataError` (collected in `bad` if given)."""
+    """The documents of `source` with their ids checked.
+
+    Raises `BadInput` or `DataError` (collected in `bad` if given).
+    """
     place = Path(source) if isinstance(source, str | Path) else None
     documents = read_documents(place, bad=bad) if place else source
     seen: dict[str, int] = {}
     number = 0
     for number, document in enumerate(documents, start=1):  # type: ignore[arg-type]
         if not isinstance(document, Passage):
-            raise BadInput(f"expected Passages to index, found {type(document).__name__}; name a file or folder, or make ken.core.Passage")
+            raise BadInput(
+                f"expected Passages to index, found {type(document).__name__}; "
+                "name a file or a folder, or give ken.core.Passage objects"
+            )
         if seen.setdefault(document.id, number) != number:
             error = _duplicate(place, document.id, seen[document.id], number)
             if bad is None or not isinstance(error, DataError):
@@ -54,7 +60,10 @@ def feed(
     settings: Manifest,
     dense: tuple[Vectors, Encoder] | None,
 ) -> set[str]:
-    """Add documents to an open writer, without committing. Vectors are on disk when this returns. Returns the keys used."""
+    """Add documents to an open writer, without committing. Vectors are on disk when this returns.
+
+    Returns the keys used.
+    """
     words, overlap = settings.chunk_words, settings.overlap
     used: set[str] = set()
     if dense is None:
@@ -80,7 +89,13 @@ def feed(
 def _duplicate(place: Path | None, identifier: str, first: int, second: int) -> BadInput:
     """The error for an id that occurs twice, naming both places."""
     if place and place.is_file() and len(lines := lines_of(place, identifier)) > 1:
-        return DataError(place, lines[1], f"the id {identifier!r} was used before, on line {lines[0]}; ids must be unique")
+        return DataError(
+            place, lines[1], f"the id {identifier!r} was used before, on line {lines[0]}; ids must be unique"
+        )
     if place:
-        return DataError(place, second, f"the id {identifier!r} of document {second} was used before, by document {first}; ids must be unique")
+        return DataError(
+            place,
+            second,
+            f"the id {identifier!r} of document {second} was used before, by document {first}; ids must be unique",
+        )
     return BadInput(f"documents {first} and {second} have the same id {identifier!r}; ids must be unique")

@@ -5,8 +5,8 @@
     DIR/vectors-5e6f7a8b/ dense vectors of one model, if any (see `vectors`); shared by generations
     DIR/.lock             held while something writes
 
-A build writes a new generation beside the old one and then points the manifest at it. Until that moment readers see the old index;
-what a killed build leaves behind is removed by the next one.
+A build writes a new generation beside the old one and then points the manifest at it. Until that moment readers see the
+old index; what a killed build leaves behind is removed by the next one.
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ class Dense(Frozen):
     model: str
     dimension: int = Field(ge=1)
 
-
     @property
     def folder(self) -> str:
         """The name of the folder with its vectors: another model, another folder."""
@@ -61,11 +60,15 @@ def read_manifest(folder: Path) -> Manifest:
         raise SourceError(f"there is no index at {folder}; make one with `ken index build SRC {folder}`")
     manifest = _parse_manifest(folder)
     if manifest is None:
-        raise SourceError(f"{folder} is not a Ken index (it has no {MANIFEST}); make one with `ken index build SRC DIR`")
+        raise SourceError(
+            f"{folder} is not a Ken index (it has no {MANIFEST}); make one with `ken index build SRC DIR`"
+        )
     if manifest.generation is None:
         raise SourceError(f"the first build of the index {folder} did not finish; run `ken index build` again")
     if not (folder / manifest.generation).is_dir():
-        raise SourceError(f"the index {folder} is damaged ({manifest.generation} is missing); build it again with `ken index build`")
+        raise SourceError(
+            f"the index {folder} is damaged ({manifest.generation} is missing); build it again with `ken index build`"
+        )
     return manifest
 
 
@@ -97,10 +100,12 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def building(folder: Path) -> Iterator[Path]:
-    """A folder for a new generation inside the index `folder`, which may not exist yet; the writer lock is held meanwhile.
+    """A folder for a new generation inside the index `folder`, which may not exist yet; the writer lock is held
+    meanwhile.
 
-    The caller ends a build that went well with `write_manifest`. When it does not, everything it wrote is removed, and so is the
-    index folder if this build made it. Raises `BadInput` for a folder that holds something else, which is not touched.
+    The caller ends a build that went well with `write_manifest`. When it does not, everything it wrote is removed, and
+    so is the index folder if this build made it. Raises `BadInput` for a folder that holds something else, which is not
+    touched.
     """
     made = _claim(folder)
     try:
@@ -161,13 +166,23 @@ def _parse_manifest(folder: Path) -> Manifest | None:
     except OSError as error:
         raise SourceError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
     except ValueError as error:
-        raise SourceError(f"{path} is damaged; remove {folder} and build the index again with `ken index build`") from error
-    if isinstance(content, dict) and isinstance(version := content.get("version"), int) and version > Manifest().version:
-        raise SourceError(f"the index {folder} was written by a newer Ken (format {version}); update Ken, or build it again")
+        raise SourceError(
+            f"{path} is damaged; remove {folder} and build the index again with `ken index build`"
+        ) from error
+    if (
+        isinstance(content, dict)
+        and isinstance(version := content.get("version"), int)
+        and version > Manifest().version
+    ):
+        raise SourceError(
+            f"the index {folder} was written by a newer Ken (format {version}); update Ken, or build it again"
+        )
     try:
         return Manifest.model_validate(content)
     except ValidationError as error:
-        raise SourceError(f"{path} is not the manifest of a Ken index; name another folder, or remove it and build again") from error
+        raise SourceError(
+            f"{path} is not the manifest of a Ken index; name another folder, or remove it and build again"
+        ) from error
 
 
 def _remove_all_but(folder: Path, manifest: Manifest, *, vectors: bool) -> None:

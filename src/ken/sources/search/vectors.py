@@ -1,8 +1,9 @@
 """Dense vectors beside the index: computed once per text, kept in append-only shards, searched exactly.
 
-A vector is found by its key, a hash of the title and the text it was computed from. Shards are only ever added, each as a whole, before
-the engine commits the passages that need them: after a crash there may be vectors without passages, which are ignored and used again
-by the next run, but never passages without vectors. Texts that were removed leave dead vectors; a build clears them away.
+A vector is found by its key, a hash of the title and the text it was computed from. Shards are only ever added, each as
+a whole, before the engine commits the passages that need them: after a crash there may be vectors without passages,
+which are ignored and used again by the next run, but never passages without vectors. Texts that were removed leave dead
+vectors; a build clears them away.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def key_of(title: str, text: str) -> str:
 
 
 class Encoder:
-    """A sentence-transformers model, by name or path. Vectors have length 1, so that their inner product is the cosine."""
+    """A sentence-transformers model, by name or path. Vectors have length 1: their inner product is the cosine."""
 
     def __init__(self, model: str) -> None:
         self.model = model
@@ -58,7 +59,7 @@ class Encoder:
     def _unit(vectors: object) -> np.ndarray:
         array = np.asarray(vectors, dtype=np.float32)
         norms = np.linalg.norm(array, axis=1, keepdims=True)
-        return array / np.maximum(norms, 1e-12)
+        return np.asarray(array / np.maximum(norms, 1e-12))
 
     def _load(self) -> SentenceTransformer:
         if self._loaded is None:
@@ -71,7 +72,8 @@ class Encoder:
             except Exception as error:  # whatever a hub, a folder or a configuration can go wrong with
                 reason = str(error).split("\n", maxsplit=1)[0][:200]
                 raise BadInput(
-                    f"the model {self.model!r} cannot be loaded ({reason}); name a sentence-transformers model or its folder"
+                    f"the model {self.model!r} cannot be loaded ({reason}); "
+                    "name a sentence-transformers model or its folder"
                 ) from error
         return self._loaded
 
@@ -79,7 +81,8 @@ class Encoder:
 class Vectors:
     """The vectors of one index, in `folder`.
 
-    Each shard is two files: `NAME.npy`, float32 of shape (rows, dimension), memory-mapped, and `NAME.keys.npy`, their keys.
+    Each shard is two files: `NAME.npy`, float32 of shape (rows, dimension), memory-mapped, and `NAME.keys.npy`, their
+        keys.
     """
 
     def __init__(self, folder: Path, dimension: int) -> None:
@@ -96,8 +99,15 @@ class Vectors:
         return key in self._keys
 
     def reload(self) -> None:
-        """See the shards that have been written since. Raises `SourceError` for one that is damaged or of another dimension."""
-        names = sorted(p.name for p in self._folder.glob("shard-*.npy") if _SHARD.fullmatch(p.name)) if self._folder.is_dir() else []
+        """See the shards that have been written since.
+
+        Raises `SourceError` for one that is damaged or of another dimension.
+        """
+        names = (
+            sorted(p.name for p in self._folder.glob("shard-*.npy") if _SHARD.fullmatch(p.name))
+            if self._folder.is_dir()
+            else []
+        )
         shards = {}
         for name in names:
             if name in self._shards:
@@ -108,9 +118,13 @@ class Vectors:
                 rows = np.load(path, mmap_mode="r", allow_pickle=False)
                 keys = np.load(path.with_suffix(".keys.npy"), allow_pickle=False)
             except (OSError, ValueError, EOFError) as error:
-                raise SourceError(f"the vectors {path} are damaged ({error}); build the index again with `ken index build`") from error
+                raise SourceError(
+                    f"the vectors {path} are damaged ({error}); build the index again with `ken index build`"
+                ) from error
             if rows.ndim != 2 or rows.dtype != np.float32 or keys.shape != rows.shape[:1]:
-                raise SourceError(f"the vectors {path} are damaged (shape {rows.shape}); build the index again with `ken index build`")
+                raise SourceError(
+                    f"the vectors {path} are damaged (shape {rows.shape}); build the index again with `ken index build`"
+                )
             if rows.shape[1] != self._dimension:
                 raise SourceError(
                     f"the vectors {path} have {rows.shape[1]} numbers each, but the index needs {self._dimension}; "
@@ -128,13 +142,18 @@ class Vectors:
         numbers = [int(name[6:12]) for name in self._shards]
         name = f"shard-{max(numbers, default=0) + 1:06d}-{secrets.token_hex(4)}.npy"
         array_keys = np.array([key.encode() for key in keys], dtype=_KEY)
-        write_whole((self._folder / name).with_suffix(".keys.npy"), _npy(array_keys))  # first: a shard counts once its rows are there
+        write_whole(
+            (self._folder / name).with_suffix(".keys.npy"), _npy(array_keys)
+        )  # first: a shard counts once its rows are there
         write_whole(self._folder / name, _npy(np.ascontiguousarray(rows, dtype=np.float32)))
         self._shards[name] = (array_keys, np.load(self._folder / name, mmap_mode="r", allow_pickle=False))
         self._keys.update(keys)
 
     def compact(self, live: set[str] | None = None) -> None:
-        """Join small shards, and keep only the vectors of `live` keys. Readers that have the old shards open are not disturbed."""
+        """Join small shards, and keep only the vectors of `live` keys.
+
+        Readers that have the old shards open are not disturbed.
+        """
         rest = set(self._keys) if live is None else self._keys & live
         if len(rest) == len(self) and len(self._shards) <= 32 + len(self) // _BLOCK:
             return
@@ -159,13 +178,14 @@ class Vectors:
             self.append([key.decode() for key in keys.tolist()], np.concatenate([rows for _, rows in pieces]))
 
     def search(self, queries: np.ndarray, k: int) -> list[list[tuple[str, float]]]:
-        """For each query vector, the (key, inner product) of the k nearest texts, best first. Exact; dead vectors included.
+        """For each query vector, the (key, inner product) of the k nearest texts, best first. Exact; dead vectors
+        included.
 
         queries: shape (n, dimension), float32.
         """
         if queries.shape[1] != self._dimension:
             raise SourceError(
-                f"the model gives vectors of {queries.shape[1]} numbers, but those of the index have {self._dimension}; "
+                f"the model gives vectors of {queries.shape[1]} numbers, those of the index have {self._dimension}; "
                 "open it with the model it was built with, or build it again"
             )
         best: list[list[tuple[float, str]]] = [[] for _ in range(len(queries))]

@@ -1,0 +1,85 @@
+"""An index behind the `/retrieve` protocol of Search-R1 (card 00 of the catalogue; its `retrieval_server.py`).
+
+    POST /retrieve {"queries": ["…"], "topk": 3, "return_scores": true}
+    -> {"result": [[{"document": {"id": "…", "contents": "\\"title\\"\\ntext"}, "score": 1.5}, …], …]}
+
+Without `return_scores` each entry is the document itself. There is no login: listen on a loopback address, or behind a
+proxy.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Annotated, Any
+
+import uvicorn
+from fastapi import FastAPI, HTTPException
+from pydantic import BaseModel, Field
+
+import ken
+from ken.core import BadInput, Passage, SourceError
+from ken.core.readers import join_contents
+from ken.sources.search.index import Index
+
+MAX_QUERIES = 1024
+MAX_TOPK = 1000
+MAX_QUERY = 20_000  # characters
+
+
+class RetrieveRequest(BaseModel):
+    """What the trainers of Search-R1 send."""
+
+    queries: list[Annotated[str, Field(max_length=MAX_QUERY)]] = Field(min_length=1, max_length=MAX_QUERIES)
+    topk: int | None = Field(default=None, ge=1, le=MAX_TOPK)
+    return_scores: bool = False
+
+
+def create_app(index: Index, *, topk: int = 3) -> FastAPI:
+    """The service over `index`. `topk`: how many passages when a request does not say.
+
+    Answers 400 for an empty query and 422 for a request of another shape or over the limits (`MAX_QUERIES`, `MAX_TOPK`,
+    `MAX_QUERY`), both with a sentence that says what is wrong.
+    """
+    app = FastAPI(title="Ken retrieve", version=ken.__version__, docs_url=None, redoc_url=None)
+
+    @app.post("/retrieve")
+    def retrieve(request: RetrieveRequest) -> dict[str, Any]:  # not async: it runs in a thread
+        try:
+            results = index.search_many(request.queries, request.topk or topk)
+        except BadInput as error:
+            raise HTTPException(400, str(error)) from error
+        except SourceError as error:
+            raise HTTPException(503, str(error)) from error
+        return {"result": [[_entry(passage, request.return_scores) for passage in passages] for passages in results]}
+
+    @app.get("/healthz")
+    def healthz() -> dict[str, Any]:
+        return {"status": "ok", "documents": len(index)}
+
+    return app
+
+
+def serve(index: Index, *, host: str = "127.0.0.1", port: int = 8000) -> None:
+    """Serve until interrupted. Prints the address once it accepts requests, also when `port` is 0.
+
+    Raises `BadInput` for a port in use.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, port))
+        except OSError as error:
+            raise BadInput(
+                f"cannot listen on {host} port {port} ({error.strerror or error}); choose another with --port"
+            ) from error
+        listener.listen(128)
+        shown = f"[{host}]" if ":" in host else host
+        print(f"serving {index.path} at http://{shown}:{listener.getsockname()[1]}/retrieve (ctrl-c ends)", flush=True)
+        uvicorn.Server(uvicorn.Config(create_app(index), log_level="warning")).run(sockets=[listener])
+
+
+def _entry(passage: Passage, with_score: bool) -> dict[str, Any]:
+    contents = join_contents(" ".join(passage.title.split()), passage.text)
+    document = {"id": passage.id, "contents": contents}
+    return {"document": document, "score": passage.score} if with_score else document
