@@ -1,18 +1,19 @@
 """Readers for the field's question files and corpora, as they are.
 
-Questions: FlashRAG / Search-R1 jsonl (`id, question, golden_answers, metadata`), HotpotQA (a json array of objects with
-`_id, question, answer, context, supporting_facts`), MuSiQue jsonl (`id, question, answer, answer_aliases, paragraphs`), and plain
-text, one question a line. Corpora: jsonl `{"id", "contents"}` (FlashRAG / Search-R1; a quoted first line is the title) or
-`{"id", "title", "text"}`, and the contexts inside HotpotQA and MuSiQue question files.
+Questions: FlashRAG / Search-R1 jsonl (`id, question, golden_answers, metadata`), HotpotQA (a json array of objects
+with `_id, question, answer, context, supporting_facts`), MuSiQue jsonl (`id, question, answer, answer_aliases,
+paragraphs`), and plain text, one question a line. Corpora: jsonl `{"id", "contents"}` (FlashRAG / Search-R1; a quoted
+first line is the title) or `{"id", "title", "text"}`, and the contexts inside HotpotQA and MuSiQue question files.
 
-The kind of a record is told from its keys, so one function reads each. A line that cannot be read raises `DataError` with file, line
-and what was expected; pass a list as `bad` to collect such errors there and go on.
+The kind of a record is told from its keys, so one function reads each. A line that cannot be read raises `DataError`
+with file, line and what was expected; pass a list as `bad` to collect such errors there and go on.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,28 +29,35 @@ Record = dict[str, Any]
 
 
 def read_questions(path: str | Path, *, bad: list[DataError] | None = None) -> Iterator[Question]:
-    """Yield the questions of a file, in order. Ids must be unique; a record without one is given its line number as `line-N`.
+    """Yield the questions of a file, in order.
 
-    Raises `BadInput` for a missing or empty file, `DataError` for a broken line unless `bad` is given.
+    Ids must be unique; a record without one is given its line number as `line-N`. Answers that are null or blank are
+    dropped: such a question has no known answer. Raises `BadInput` for a missing or empty file, `DataError` for a
+    broken line unless `bad` is given.
     """
     seen: dict[str, int] = {}
-    count = 0
+    count, broken = 0, len(bad or ())
     for line, record in _records(Path(path), bad):
         count += 1
         with _Reporting(Path(path), line, bad):
             question = _question(record, line)
             if question.id in seen:
-                raise _Problem(f"the id {question.id!r} was used before, on line {seen[question.id]}; ids must be unique")
+                raise _Problem(
+                    f"the id {question.id!r} was used before, on line {seen[question.id]}; ids must be unique"
+                )
             seen[question.id] = line
             yield question
-    if not count and not bad:
-        raise BadInput(f"{path} holds no questions; expected jsonl with at least the key 'question', or one question a line in a .txt")
+    if not count and len(bad or ()) == broken:
+        raise BadInput(
+            f"{path} holds no questions; expected jsonl with at least the key 'question', or a .txt with one a line"
+        )
 
 
 def read_corpus(path: str | Path, *, bad: list[DataError] | None = None) -> Iterator[Passage]:
-    """Yield the documents of a corpus file as one passage each, in order; `source` is the file. Duplicate ids are left to the index.
+    """Yield the documents of a corpus file as one passage each, in order; `source` is the file.
 
-    Raises `BadInput` for a missing file, `DataError` for a broken line unless `bad` is given.
+    Duplicate ids are left to the index. Raises `BadInput` for a missing file, `DataError` for a broken line unless
+    `bad` is given.
     """
     contexts: set[str] = set()
     for line, record in _records(Path(path), bad):
@@ -63,24 +71,26 @@ def read_corpus(path: str | Path, *, bad: list[DataError] | None = None) -> Iter
                 yield _document(record, str(path))
 
 
-# --- records -------------------------------------------------------------------------------------------------------------------
+# --- records ---------------------------------------------------------------------------------------------------------
 
 
 def _records(path: Path, bad: list[DataError] | None) -> Iterator[tuple[int, Record]]:
     """Yield (line number, record) of a jsonl, json-array or text file."""
-    if not path.exists():
-        raise BadInput(f"there is no file {path}; check the path")
-    if path.is_dir():
-        raise BadInput(f"{path} is a folder; name a file in it")
     try:
+        if path.is_dir():
+            raise BadInput(f"{path} is a folder; name a file in it")
         with path.open("rb") as file:
             head = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
-    except OSError as error:
-        raise BadInput(f"{path} cannot be read ({error.strerror}); check its permissions") from error
-    if head.startswith(b"["):
+    except FileNotFoundError as error:
+        raise BadInput(f"there is no file {path}; check the path") from error
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
+        reason = getattr(error, "strerror", None) or error
+        raise BadInput(f"{path} cannot be read ({reason}); check the path and its permissions") from error
+    plain = path.suffix == ".txt"
+    if head.startswith(b"[") and not plain:
         yield from _array(path, bad)
     else:
-        yield from _lines(path, bad, plain=path.suffix == ".txt")
+        yield from _lines(path, bad, plain=plain)
 
 
 def _lines(path: Path, bad: list[DataError] | None, *, plain: bool) -> Iterator[tuple[int, Record]]:
@@ -93,13 +103,13 @@ def _lines(path: Path, bad: list[DataError] | None, *, plain: bool) -> Iterator[
                 try:
                     text = stripped.decode("utf-8")
                 except UnicodeDecodeError as error:
-                    raise _Problem(f"not UTF-8 (byte {error.start}); convert the file, for example with iconv") from error
+                    raise _Problem(_not_utf8(error)) from error
                 if plain:
                     yield number, {"question": text}
                     continue
                 try:
-                    record = json.loads(text)
-                except (json.JSONDecodeError, RecursionError) as error:
+                    record = _parsed(text)
+                except (ValueError, RecursionError) as error:
                     raise _Problem(f"not JSON ({error}); expected one object a line") from error
                 if not isinstance(record, dict):
                     raise _Problem(f"expected a JSON object, found {_kind(record)}")
@@ -107,15 +117,16 @@ def _lines(path: Path, bad: list[DataError] | None, *, plain: bool) -> Iterator[
 
 
 def _array(path: Path, bad: list[DataError] | None) -> Iterator[tuple[int, Record]]:
-    """A json array; the number reported for a record is its 1-based position, since its line is not known after parsing."""
+    """A json array; a record is reported by its 1-based position, since its line is not known after parsing."""
     try:
-        records = json.loads(path.read_text(encoding="utf-8-sig"))
+        records = _parsed(path.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise DataError(path, 1, f"not UTF-8 (byte {error.start}); convert the file, for example with iconv") from error
+        raise DataError(path, 1, _not_utf8(error)) from error
     except json.JSONDecodeError as error:
-        raise DataError(path, error.lineno, f"not JSON ({error.msg}, column {error.colno}); expected an array of objects") from error
-    except RecursionError as error:
-        raise DataError(path, 1, "nested too deeply to be an array of questions") from error
+        problem = f"not JSON ({error.msg}, column {error.colno}); expected an array of objects"
+        raise DataError(path, error.lineno, problem) from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(path, 1, f"not JSON ({error}); expected an array of objects") from error
     for number, record in enumerate(records, start=1):
         with _Reporting(path, number, bad):
             if not isinstance(record, dict):
@@ -123,15 +134,39 @@ def _array(path: Path, bad: list[DataError] | None) -> Iterator[tuple[int, Recor
             yield number, record
 
 
-# --- one record ------------------------------------------------------------------------------------------------------------------
+def _not_utf8(error: UnicodeDecodeError) -> str:
+    return f"not UTF-8 (byte {error.start}); convert the file, for example with iconv"
+
+
+def _parsed(text: str) -> Any:
+    """Strict JSON: what Python's parser lets pass but no JSON line could hold again raises `ValueError`."""
+    value = json.loads(text, parse_constant=_finite, parse_float=_finite)
+    if _SURROGATE.search(text):
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError("a \\u escape is half of a surrogate pair") from error
+    return value
+
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def _finite(number: str) -> float:
+    if not math.isfinite(float(number)):
+        raise ValueError(f"{number} is not a finite number")
+    return float(number)
+
+
+# --- one record ------------------------------------------------------------------------------------------------------
 
 
 def _question(record: Record, line: int) -> Question:
     text = _take(record, "question", str)
-    identifier = str(record.get("id", record.get("_id", f"line-{line}")))
+    identifier = _identifier(record) or f"line-{line}"
     if "paragraphs" in record:
         paragraphs = _take(record, "paragraphs", list)
-        answers = [_take(record, "answer", str), *(record.get("answer_aliases") or [])]
+        answers = [record.get("answer"), *_list(record, "answer_aliases")]  # the test split has neither
         if record.get("answerable") is False:
             answers = []
         supporting = [_paragraph(p).id for p in paragraphs if isinstance(p, dict) and p.get("is_supporting")]
@@ -139,27 +174,28 @@ def _question(record: Record, line: int) -> Question:
         if "question_decomposition" in record:
             meta["decomposition"] = record["question_decomposition"]
     elif "context" in record and "_id" in record:
-        answers = [record["answer"]] if "answer" in record else []  # the test split has none
-        facts = record.get("supporting_facts") or []
-        if not isinstance(facts, list) or not all(isinstance(fact, list) and fact for fact in facts):
+        answers = [record.get("answer")]  # the test split has none
+        facts = _list(record, "supporting_facts")
+        if not all(isinstance(fact, list) and fact for fact in facts):
             raise _Problem("expected each entry of 'supporting_facts' to be [title, sentence number]")
         titles = dict.fromkeys(str(fact[0]) for fact in facts)
         meta = {"supporting_ids": list(titles), **{k: record[k] for k in ("type", "level") if k in record}}
     else:
-        found = next((record[k] for k in ("golden_answers", "answers", "answer") if k in record), [])
-        answers = [found] if isinstance(found, str | int | float) else found
+        found: Any = next((record[k] for k in ("golden_answers", "answers", "answer") if k in record), None)
+        answers = found if isinstance(found, list) else [found]
         meta = record.get("metadata") or {}
-    if not isinstance(answers, list) or not all(isinstance(a, str | int | float) for a in answers):
+    if not all(isinstance(a, str | int | float | None) for a in answers):
         raise _Problem("expected the answers to be a list of strings")
+    golds = [str(a) for a in answers if a is not None and str(a).strip()]  # null or blank: the answer is not known
     if not isinstance(meta, dict):
         raise _Problem(f"expected 'metadata' to be an object, found {_kind(meta)}")
-    return Question(id=identifier, text=text, answers=tuple(dict.fromkeys(map(str, answers))), meta=meta)
+    return Question(id=identifier, text=text, answers=tuple(dict.fromkeys(golds)), meta=meta)
 
 
 def _document(record: Record, source: str) -> Passage:
-    identifier = record.get("id", record.get("_id"))
-    if identifier is None or str(identifier) == "":
-        raise _Problem("expected the key 'id'")
+    identifier = _identifier(record)
+    if not identifier:
+        raise _Problem("expected the key 'id', a string or a number")
     if "contents" in record:
         title, text = split_contents(_take(record, "contents", str))
         title = str(record.get("title") or title)
@@ -167,7 +203,7 @@ def _document(record: Record, source: str) -> Passage:
         title, text = str(record.get("title") or ""), _take(record, "text", str)
     if not text.strip() and not title.strip():
         raise _Problem(f"the document {identifier!r} is empty; expected 'contents', or 'title' and 'text'")
-    return Passage(id=str(identifier), text=text, title=title, source=source)
+    return Passage(id=identifier, text=text, title=title, source=source)
 
 
 def split_contents(contents: str) -> tuple[str, str]:
@@ -201,17 +237,30 @@ def _paragraph(paragraph: Any) -> Passage:
     """A MuSiQue paragraph. Several share a title and none has an id of its own, so the text tells them apart."""
     if not isinstance(paragraph, dict):
         raise _Problem(f"expected each of 'paragraphs' to be an object, found {_kind(paragraph)}")
-    title, text = str(paragraph.get("title", "")), _take(paragraph, "paragraph_text", str)
+    title, text = str(paragraph.get("title") or ""), _take(paragraph, "paragraph_text", str)
     mark = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
     return Passage(id=f"{title}#{mark}", title=title, text=text)
 
 
-def _take(record: Record, key: str, kind: type) -> Any:
+def _identifier(record: Record) -> str | None:
+    """The id as a string, or None when there is none: the key is absent, null or empty."""
+    found = next((record[k] for k in ("id", "_id") if record.get(k) not in (None, "")), None)
+    if not isinstance(found, str | int | float | None):
+        raise _Problem(f"expected 'id' to be a string or a number, found {_kind(found)}")
+    return None if found is None else str(found)
+
+
+def _list(record: Record, key: str) -> list[Any]:
+    """The list under `key`; empty when it is absent or null."""
+    return [] if record.get(key) is None else list(_take(record, key, list))
+
+
+def _take(record: Record, key: str, kind: type[str] | type[list[Any]]) -> Any:
     if key not in record:
         raise _Problem(f"expected the key {key!r}, found {', '.join(sorted(record)[:8]) or 'no keys'}")
     if not isinstance(record[key], kind):
-        names = {str: "a string", list: "a list"}
-        raise _Problem(f"expected {key!r} to be {names[kind]}, found {_kind(record[key])}")
+        expected = "a string" if kind is str else "a list"
+        raise _Problem(f"expected {key!r} to be {expected}, found {_kind(record[key])}")
     return record[key]
 
 
@@ -236,7 +285,9 @@ class _Reporting:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
         if isinstance(error, ValidationError):
             first = error.errors()[0]
-            error = _Problem(first["msg"].removeprefix("Value error, "))
+            # only the start of the place: a document nested hundreds deep is refused with all its levels
+            where = "" if first["type"] == "value_error" else f"{'.'.join(map(str, first['loc'][:2]))}: "
+            error = _Problem(where + first["msg"].removeprefix("Value error, "))
         if not isinstance(error, _Problem):
             return False
         report = DataError(self.path, self.line, str(error))

@@ -26,7 +26,7 @@ def solve_rate(answers: Sequence[str | None], golds: Sequence[str], *, matcher: 
 
     None is a sample without an answer, which is wrong. Raises `ValueError` for no answers or no golds.
     """
-    if isinstance(answers, str):
+    if isinstance(answers, str):  # a str is a sequence of letters, so the mistake would pass
         raise TypeError("answers is one string; pass a list of sampled answers")
     if not answers:
         raise ValueError("there are no sampled answers (K = 0); sample at least one closed-book answer per question")
@@ -117,7 +117,7 @@ def decision_table(decisions: Sequence[bool | None], solvable: Sequence[bool]) -
     """
     if len(decisions) != len(solvable):
         raise ValueError(f"{len(decisions)} decisions but {len(solvable)} oracle labels; pass one of each per question")
-    if not decisions:
+    if len(decisions) == 0:  # works for arrays too
         raise ValueError("there are no decisions to score; pass at least one")
     pairs = [(bool(decision), bool(can)) for decision, can in zip(decisions, solvable, strict=True)]
     return DecisionTable(

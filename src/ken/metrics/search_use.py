@@ -99,7 +99,7 @@ def count_search_use(searches: Sequence[int], solvable: Sequence[bool], correct:
             f"{len(searches)} search counts, {len(solvable)} oracle labels and {len(correct)} outcomes; "
             "pass one of each per question"
         )
-    if not searches:
+    if len(searches) == 0:  # works for arrays too
         raise ValueError("there are no attempts to classify; pass at least one")
     if min(searches) < 0:
         raise ValueError("a number of search calls is negative; counts start at 0")
