@@ -7,6 +7,8 @@ Scoring is BM25 with k1 = 1.2 and b = 0.75 (Robertson & Zaragoza 2009), over two
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +93,22 @@ class BM25:
         """See what has been committed since."""
         self.engine.reload()
         self._searcher = self.engine.searcher()
+
+    @contextmanager
+    def transaction(self, threads: int = 0) -> Iterator[tantivy.IndexWriter]:
+        """A writer whose changes are committed at the end, or undone when the block raises. `threads`: 0 for all cores.
+
+        When this returns, or raises, nothing writes to the folder any more.
+        """
+        writer = self.engine.writer(num_threads=threads)
+        try:
+            yield writer
+            writer.commit()
+        except BaseException:
+            writer.rollback()
+            raise
+        finally:
+            writer.wait_merging_threads()
 
     def search(self, query: str, k: int) -> list[Passage]:
         """The k best passages, best first; equal scores in order of id, so that results do not depend on how the index

@@ -106,12 +106,10 @@ class Index:
         )
         with building(out) as generation:
             vectors = Vectors(out / settings.dense.folder, settings.dense.dimension) if settings.dense else None
-            engine = BM25(generation, tokenizer, create=True).engine
-            writer = engine.writer()
+            engine = BM25(generation, tokenizer, create=True)
             pair = (vectors, encoder) if vectors is not None and encoder else None
-            keys = feed(writer, checked(src, bad, progress), settings, pair)
-            writer.commit()
-            writer.wait_merging_threads()
+            with engine.transaction() as writer:
+                keys = feed(writer, checked(src, bad, progress), settings, pair)
             write_manifest(out, settings.model_copy(update={"generation": generation.name}))
             if vectors is not None:
                 vectors.compact(keys)
@@ -225,16 +223,20 @@ class Index:
         assert self._encoder
         encoded = self._encoder.queries(queries)
         results: list[list[Passage]] = []
-        for vector in encoded:
+        for vector, near in zip(encoded, self._vectors.search(encoded, k), strict=True):
             wanted = k
-            while True:  # vectors of removed passages may take places: then look further
-                near = self._vectors.search(vector[None], wanted)[0]
-                found = [p.model_copy(update={"score": s}) for key, s in near for p in self._bm25.with_key(key)]
-                if len(found) >= k or len(near) < wanted:
-                    break
+            while (
+                len(found := self._behind(near)) < k and len(near) == wanted
+            ):  # vectors of removed passages took places
                 wanted *= 4
-            results.append(sorted(found, key=lambda passage: (-(passage.score or 0.0), passage.id))[:k])
+                near = self._vectors.search(vector[None], wanted)[0]  # noqa: PLW2901
+            results.append(found[:k])
         return results
+
+    def _behind(self, near: list[tuple[str, float]]) -> list[Passage]:
+        """The passages behind (key, score) pairs, best first, equal scores in order of id."""
+        found = [p.model_copy(update={"score": score}) for key, score in near for p in self._bm25.with_key(key)]
+        return sorted(found, key=lambda passage: (-(passage.score or 0.0), passage.id))
 
     # --- writing ---
 
@@ -294,15 +296,8 @@ class Index:
         """Run `change` on a writer and commit; when it raises, nothing has happened."""
         with writing(self.path):
             self.reload()
-            writer = self._bm25.engine.writer(num_threads=1)
-            try:
+            with self._bm25.transaction(threads=1) as writer:
                 count = change(writer)
-                writer.commit()
-            except BaseException:
-                writer.rollback()
-                raise
-            finally:
-                writer.wait_merging_threads()
             self._bm25.reload()
         return count
 

@@ -38,7 +38,7 @@ class Encoder:
     """A sentence-transformers model, by name or path. Vectors have length 1: their inner product is the cosine."""
 
     def __init__(self, model: str) -> None:
-        self.model = model
+        self.model = str(Path(model).resolve()) if Path(model).is_dir() else model
         self._loaded: SentenceTransformer | None = None
 
     @property
@@ -65,8 +65,10 @@ class Encoder:
         if self._loaded is None:
             try:
                 from sentence_transformers import SentenceTransformer
+                from transformers.utils import logging
             except ImportError as error:
                 raise Unsupported("dense vectors need sentence-transformers; run `pip install 'ken[dense]'`") from error
+            logging.disable_progress_bar()  # a bar for reading the weights, beside our own
             try:
                 self._loaded = SentenceTransformer(self.model)
             except Exception as error:  # whatever a hub, a folder or a configuration can go wrong with
