@@ -75,6 +75,11 @@ def test_bins_of_equal_mass_differ_by_at_most_one_attempt(scores: list[float], b
     assert len(counts) == min(bins, len(scores))
 
 
+def test_tied_confidences_share_the_bin_of_the_last_of_them() -> None:
+    curve = reliability([0.1, 0.2, 0.2, 0.9], [True, False, True, True], bins=2, equal_mass=True)
+    assert [(b.low, b.high, b.count) for b in curve] == [(0.1, 0.1, 1), (0.2, 0.9, 3)]
+
+
 @given(attempts, st.randoms(), st.booleans())
 def test_calibration_does_not_depend_on_the_order_of_attempts(rows: Rows, random, equal_mass: bool) -> None:
     shuffled = random.sample(rows, len(rows))
