@@ -225,11 +225,11 @@ class Index:
         results: list[list[Passage]] = []
         for vector, near in zip(encoded, self._vectors.search(encoded, k), strict=True):
             wanted = k
-            while (
-                len(found := self._behind(near)) < k and len(near) == wanted
-            ):  # vectors of removed passages took places
+            found = self._behind(near)
+            while len(found) < k and len(near) == wanted:  # vectors of removed passages took places: look further
                 wanted *= 4
                 near = self._vectors.search(vector[None], wanted)[0]  # noqa: PLW2901
+                found = self._behind(near)
             results.append(found[:k])
         return results
 
