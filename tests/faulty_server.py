@@ -101,8 +101,8 @@ class Request:
 class FaultyServer:
     """See the module. All counters may be read at any time from any thread.
 
-    requests: all that arrived. in_flight, most_in_flight: requests being answered now, and at most. disconnects: clients
-    that went away before their reply was complete. connections: how many were opened.
+    requests: all that arrived. in_flight, most_in_flight: requests being answered now, and at most.
+    disconnects: clients that went away before their reply was complete. connections: how many were opened.
     """
 
     def __init__(self, plan: Callable[[int, dict[str, Any]], Action] = lambda number, payload: Answer()) -> None:
@@ -129,7 +129,7 @@ class FaultyServer:
         with self._changed:
             return self._changed.wait_for(happened, timeout=seconds)
 
-    # --- inside the thread of the server -------------------------------------------------------------------------------
+    # --- inside the thread of the server -----------------------------------------------------------------------------
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)

@@ -205,7 +205,7 @@ def _stripped_stop(choice: Choice, stops: Sequence[str]) -> str:
     """The stop string that the server took off the end of the text, or "" if the model ended by itself."""
     if choice.stop_reason in stops and choice.stop_reason:
         return choice.stop_reason
-    opened = {}
+    opened: dict[int, str] = {}
     for stop in stops:
         if tag := re.fullmatch(r"\s*</([\w-]+)>\s*", stop):
             start = choice.text.rfind(f"<{tag[1]}>")

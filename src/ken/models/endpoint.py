@@ -7,7 +7,7 @@ import os
 import random
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from ken.core import BadInput, ModelError, Sampling, Unsupported, Usage
@@ -57,8 +57,8 @@ class EndpointModel:
     base_url, api_key: by default from OPENAI_BASE_URL and OPENAI_API_KEY. A server of one's own usually needs no key.
     concurrency: requests in flight at once, over all calls.
     retries: how often a failed attempt is repeated, after the time that the server asks for and a full-jitter
-        exponential backoff (uniform in 0 … `backoff_base`·2^i, at most `backoff_cap` seconds). Repeated are the statuses 408, 409,
-        429 and 5xx, timeouts, dropped connections, and replies that are no completion.
+        exponential backoff (uniform in 0 … `backoff_base`·2^i, at most `backoff_cap` seconds). Repeated are the
+        statuses 408, 409, 429 and 5xx, timeouts, dropped connections, and replies that are no completion.
     timeout: seconds for one attempt, from sending to the last byte.
     logprobs: ask for log-probabilities. They are the server's own, in general those before temperature and top-p.
     control_tokens: send the control token of an instruction and not its text; for a model of the lab behind a server.
@@ -94,8 +94,9 @@ class EndpointModel:
         self.concurrency = concurrency
         self.retries = retries
         self.timeout = timeout
-        self.dropped: set[str] = {"logprobs"} if not logprobs else set()
+        self.dropped: set[str] = set()
         self._key = _checked_key(api_key or os.environ.get("OPENAI_API_KEY"), self.base_url)
+        self._logprobs = logprobs
         self._control_tokens = control_tokens
         self._backoff = (backoff_base, backoff_cap)
         self._limit_name = "max_tokens"
@@ -202,20 +203,19 @@ class EndpointModel:
         """Send one request once. Raises `Failure`."""
         import openai
 
+        create = client.chat.completions.with_raw_response.create  # imports more of openai; not on the server's time
         try:
             # The limits of the HTTP client are per read; only a clock over all of it ends a reply that drips.
             async with asyncio.timeout(self.timeout):
-                response = await client.chat.completions.with_raw_response.create(
-                    model=self.name, messages=messages, **parameters
-                )
+                response = await create(model=self.name, messages=cast(Any, messages), **parameters)
             self._reached = True
             return read_reply(response.http_response.content)
         except BrokenReply as error:
             raise of_reply(error) from None
         except openai.APIStatusError as error:
             self._reached = True
-            response = error.response
-            raise of_status(error.status_code, response.headers, response.content, self.name, self._shown_url) from None
+            refusal = error.response
+            raise of_status(error.status_code, refusal.headers, refusal.content, self.name, self._shown_url) from None
         except (TimeoutError, openai.APITimeoutError) as error:
             raise of_timeout(error, self.timeout, self._shown_url) from None
         except openai.OpenAIError as error:
@@ -230,7 +230,7 @@ class EndpointModel:
         }
         if sampling.stop:
             parameters["stop"] = list(sampling.stop)
-        if "logprobs" not in self.dropped:
+        if self._logprobs:
             parameters["logprobs"] = True
         if n > 1:
             parameters["n"] = n

@@ -27,7 +27,7 @@ OPTIONS = {
         "backoff_base",
         "backoff_cap",
     ),
-    "hf": ("device", "dtype", "batch_size"),
+    "hf": ("device", "dtype", "batch_size", "control_tokens"),
     "lab": (),
 }
 
