@@ -6,6 +6,7 @@ import asyncio
 from abc import ABC, abstractmethod
 
 from ken.core import BadInput, Passage
+from ken.sources.search.unicode import well_formed
 
 _Waiting = tuple[str, int, "asyncio.Future[list[Passage]]"]
 
@@ -39,7 +40,7 @@ class BatchingRetriever(ABC):
         if self._loop is not loop:  # the loop of an earlier asyncio.run is gone, and its callers with it
             self._loop, self._waiting, self._worker = loop, [], None
         future: asyncio.Future[list[Passage]] = loop.create_future()
-        self._waiting.append((query, k, future))
+        self._waiting.append((well_formed(query), k, future))
         if self._worker is None:
             self._worker = loop.create_task(self._work())
         return await future

@@ -15,6 +15,7 @@ from typing import Any
 import tantivy
 
 from ken.core import BadInput, Passage, SourceError
+from ken.sources.search.unicode import is_well_formed
 
 TITLE_WEIGHT = 2.0
 MAX_TERMS = 512  # of a query; what follows is ignored
@@ -137,7 +138,7 @@ class BM25:
 
     def contains(self, document: str) -> bool:
         """Whether a document with this id is in the index."""
-        return self._matches("document", document) > 0
+        return is_well_formed(document) and self._matches("document", document) > 0
 
     def with_key(self, key: str, limit: int = 16) -> list[Passage]:
         """The passages whose vector has this key: several when they have the same title and text, none when they were
@@ -192,7 +193,7 @@ def engine_document(passage: Passage, text: str, part: int, key: str | None) -> 
         "part": part,
         "title": passage.title,
         "text": text,
-        "source": passage.source.encode(),
+        "source": passage.source.encode(errors="replace"),
     }
     if key is not None:
         fields["key"] = key

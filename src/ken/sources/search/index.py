@@ -22,6 +22,7 @@ from ken.sources.search.chunking import check_chunking
 from ken.sources.search.fusion import reciprocal_rank_fusion
 from ken.sources.search.ingest import Progress, Source, checked, feed
 from ken.sources.search.storage import Dense, Manifest, building, read_manifest, write_manifest, writing
+from ken.sources.search.unicode import well_formed
 from ken.sources.search.vectors import Encoder, Vectors
 
 Mode = Literal["bm25", "dense", "hybrid"]
@@ -159,6 +160,7 @@ class Index:
     def search_many(self, queries: Sequence[str], k: int = 5, *, mode: Mode | None = None) -> list[list[Passage]]:
         """`search` for many queries at once: one list of passages per query, in order. Uses all cores."""
         mode = self._check(queries, k, mode)
+        queries = [well_formed(query) for query in queries]
         if mode == "bm25":
             return self._lexical(queries, k)
         if mode == "dense":

@@ -13,12 +13,13 @@ from ken.sources.search.bm25 import engine_document
 from ken.sources.search.chunking import split_text
 from ken.sources.search.documents import lines_of, read_documents
 from ken.sources.search.storage import Manifest
+from ken.sources.search.unicode import is_well_formed
 from ken.sources.search.vectors import Encoder, Vectors, ensure
 
 Source = str | Path | Iterable[Passage]
 Progress = Callable[[int], None]
 
-_MAX_ID = 1024  # bytes
+_MAX_ID = 1024  # characters
 _BATCH = 256  # passages embedded at a time
 
 
@@ -37,14 +38,18 @@ def checked(source: Source, bad: list[DataError] | None, progress: Progress | No
                 f"expected Passages to index, found {type(document).__name__}; "
                 "name a file or a folder, or give ken.core.Passage objects"
             )
+        error: BadInput | None = None
         if seen.setdefault(document.id, number) != number:
             error = _duplicate(place, document.id, seen[document.id], number)
+        elif not document.id or len(document.id) > _MAX_ID:
+            error = _refusal(place, number, f"has an id of {len(document.id)} characters; ids have 1 to {_MAX_ID}")
+        elif not (is_well_formed(document.text) and is_well_formed(document.title) and is_well_formed(document.id)):
+            error = _refusal(place, number, "holds a lone surrogate, which is not Unicode; clean its text")
+        if error is not None:
             if bad is None or not isinstance(error, DataError):
                 raise error
             bad.append(error)
             continue
-        if not document.id or len(document.id.encode()) > _MAX_ID:
-            raise BadInput(f"document {number} has an id of {len(document.id.encode())} bytes; ids have 1 to {_MAX_ID}")
         yield document
         if progress:
             progress(number)
@@ -93,9 +98,11 @@ def _duplicate(place: Path | None, identifier: str, first: int, second: int) -> 
             place, lines[1], f"the id {identifier!r} was used before, on line {lines[0]}; ids must be unique"
         )
     if place:
-        return DataError(
-            place,
-            second,
-            f"the id {identifier!r} of document {second} was used before, by document {first}; ids must be unique",
-        )
+        return _refusal(place, second, f"has the id {identifier!r}, as document {first} has; ids must be unique")
     return BadInput(f"documents {first} and {second} have the same id {identifier!r}; ids must be unique")
+
+
+def _refusal(place: Path | None, number: int, problem: str) -> BadInput:
+    return (
+        DataError(place, number, f"document {number} {problem}") if place else BadInput(f"document {number} {problem}")
+    )

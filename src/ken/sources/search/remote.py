@@ -14,6 +14,7 @@ import httpx
 from ken.core import Passage, SourceError
 from ken.core.readers import split_contents
 from ken.sources.search.batching import BatchingRetriever
+from ken.sources.search.unicode import well_formed
 
 _RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
 
@@ -109,10 +110,8 @@ class RemoteRetriever(BatchingRetriever):
             identifier = hashlib.blake2b(f"{title}\n{text}".encode(errors="replace"), digest_size=8).hexdigest()
         if score is not None and not isinstance(score, int | float):
             raise self._unexpected("expected 'score' to be a number")
-        try:
-            return Passage(id=str(identifier), text=text, title=title, score=score, source=self.name)
-        except ValueError as error:  # a lone surrogate
-            raise self._unexpected("the reply holds text that is not Unicode") from error
+        identifier, title, text = map(well_formed, (str(identifier), title, text))
+        return Passage(id=identifier, text=text, title=title, score=score, source=self.name)
 
     def _unexpected(self, problem: str) -> SourceError:
         return SourceError(

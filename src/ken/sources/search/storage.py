@@ -108,27 +108,24 @@ def building(folder: Path) -> Iterator[Path]:
     touched.
     """
     made = _claim(folder)
-    try:
-        with writing(folder):
-            before = _parse_manifest(folder)
-            if before is None:
-                before = Manifest()
-                write_manifest(folder, before)  # marks the folder as ours, in case this first build is killed
+    with writing(folder):
+        before = _parse_manifest(folder)
+        if before is None:
+            before = Manifest()
+            write_manifest(folder, before)  # marks the folder as ours, in case this first build is killed
+        try:
             _remove_all_but(folder, before, vectors=False)  # vectors of a build that was killed are used again
             generation = folder / f"gen-{secrets.token_hex(4)}"
             generation.mkdir()
-            try:
-                yield generation
-            finally:
-                after = _parse_manifest(folder) or before
-                _remove_all_but(folder, after, vectors=True)
-                if after.generation is None:
-                    _remove(folder / MANIFEST)
-    finally:
-        if not (folder / MANIFEST).exists():
-            _remove(folder / _LOCK)
-            if made and not any(folder.iterdir()):
-                folder.rmdir()
+            yield generation
+        finally:
+            after = _parse_manifest(folder) or before
+            _remove_all_but(folder, after, vectors=True)
+            if after.generation is None:
+                for name in (MANIFEST, _LOCK):
+                    _remove(folder / name)
+                if made and not any(folder.iterdir()):
+                    folder.rmdir()
 
 
 @contextmanager
@@ -145,7 +142,7 @@ def _claim(folder: Path) -> bool:
     if folder.exists():
         if not folder.is_dir():
             raise BadInput(f"{folder} is a file; name a folder for the index")
-        names = {entry.name for entry in folder.iterdir()}
+        names = {entry.name for entry in folder.iterdir()} - {_LOCK, f".{MANIFEST}.tmp"}
         if names and _parse_manifest(folder) is None:
             raise BadInput(f"{folder} is not empty and not a Ken index; name a new or an empty folder")
         return False
