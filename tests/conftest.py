@@ -19,7 +19,23 @@ from pathlib import Path
 
 import pytest
 
+import ken.models
+
 START_SECONDS = 120  # importing torch and transformers on a loaded machine takes a while
+
+# The server ends with the tests even when those are killed: it watches for the death of its parent.
+SERVE = """
+import os, threading, time
+
+def follow(parent):
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+threading.Thread(target=follow, args=[os.getppid()], daemon=True).start()
+from transformers.cli.transformers import main
+main()
+"""
 
 
 @dataclass(frozen=True)
@@ -38,15 +54,23 @@ def transformers_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
         pytest.skip(f"transformers serve needs {', '.join(missing)}; install with: pip install 'ken[dev]'")
     folder = tmp_path_factory.mktemp("served") / "tiny"
     write_tiny_model(folder)
-    with_log = tmp_path_factory.mktemp("served-log") / "log"
-    yield from serve_with_transformers(folder, with_log)
+    yield from serve_with_transformers(folder, log=folder.parent / "log")
+
+
+@pytest.fixture(scope="session")
+def lab_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """`transformers serve` with the shipped model of FactWorld. Ask it with `control_tokens=True`."""
+    folder = Path(ken.models.__file__).parent / "checkpoints" / "factworld"
+    if not (folder / "config.json").is_file():
+        pytest.skip("the checkpoint of FactWorld is not built; run `ken lab build factworld`")
+    yield from serve_with_transformers(folder, log=tmp_path_factory.mktemp("served") / "log")
 
 
 def serve_with_transformers(model: Path, log: Path) -> Iterator[Served]:
     """Serve a model folder until the generator is closed; the server dies with everything it started."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [sys.executable, "-c", "from transformers.cli.transformers import main; main()", "serve", str(model)]
+    command = [sys.executable, "-c", SERVE, "serve", str(model)]
     command += ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--dtype", "float32"]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PARALLELISM": "false"}
     with log.open("wb") as output:
@@ -79,14 +103,14 @@ def _wait_until_healthy(process: subprocess.Popen[bytes], port: int, log: Path) 
 
 
 def write_tiny_model(folder: Path) -> None:
-    """A two-layer Llama of random weights (fixed seed) over a small vocabulary of words and tags, with a chat template."""
+    """A two-layer Llama of random weights (fixed seed) over a small vocabulary of words and tags."""
     import torch
     from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     special = ["<pad>", "<bos>", "<eos>", "<unk>"]
     tags = [f"<{slash}{name}>" for name in ("think", "search", "answer") for slash in ("", "/")]
-    # Transformers probes a tokenizer with "abcdef" to learn how stop strings are spelled; a word-level one must know it.
+    # Transformers writes "abcdef" to learn how a tokenizer spells stop strings; a word-level one must know that word.
     words = [*special, *tags, "abcdef", *(f"word{i}" for i in range(50))]
     backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -111,6 +135,6 @@ def write_tiny_model(folder: Path) -> None:
             eos_token_id=tokenizer.eos_token_id,
         )
     )
-    model.generation_config.do_sample = True  # `transformers serve` heeds a temperature above 0 only where this is set
+    model.generation_config.do_sample = True  # without it, `transformers serve` is greedy at every temperature
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

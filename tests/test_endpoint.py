@@ -1,4 +1,4 @@
-"""An endpoint model asks any OpenAI-compatible server, and reads what it answers as a local model would have written it."""
+"""An endpoint model asks any OpenAI-compatible server, and reads its answers as if a local model had written them."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import pytest
 from conftest import Served
 
+from ken.agents.instructions import CLOSED
 from ken.core import ModelError, Sampling
 from ken.models import Generation, Message, load_model
 from ken.models.endpoint import EndpointModel
@@ -16,9 +17,11 @@ from ken.models.endpoint import EndpointModel
 T = TypeVar("T")
 
 
-def with_model(server: Served, body: Callable[[EndpointModel], Awaitable[T]], name: str | None = None) -> T:
+def with_model(
+    server: Served, body: Callable[[EndpointModel], Awaitable[T]], *, name: str | None = None, **options: Any
+) -> T:
     async def run() -> T:
-        model = load_model(f"openai/{name or server.model}", base_url=server.base_url, retries=1)
+        model = load_model(f"openai/{name or server.model}", base_url=server.base_url, retries=1, **options)
         assert isinstance(model, EndpointModel)
         try:
             return await body(model)
@@ -98,3 +101,28 @@ def test_concurrent_questions_get_their_own_answers(transformers_server):
 def test_a_model_that_it_does_not_serve_is_reported_at_once(transformers_server):
     with pytest.raises(ModelError, match="check the model name"):
         with_model(transformers_server, ask, name="other/model")
+
+
+def test_the_lab_model_behind_it_answers_as_it_does_in_this_process(lab_server):
+    conversation = [Message("user", CLOSED), Message("user", "What is the capital of Doc ?")]
+    sampling = Sampling(max_tokens=24, stop=("</answer>",))
+
+    async def run(model: EndpointModel) -> tuple[list[Generation], list[Generation]]:
+        return (
+            await model.generate(conversation, sampling=sampling),
+            await model.generate(conversation, n=8, sampling=sampling.but(temperature=1.0)),
+        )
+
+    async def here() -> list[Generation]:
+        model = load_model("lab/factworld")
+        try:
+            return await model.generate(conversation, sampling=sampling)
+        finally:
+            await model.close()
+
+    [served], samples = with_model(lab_server, run, control_tokens=True)
+    [local] = asyncio.run(here())
+    assert (served.text.split(), served.ended) == (local.text.split(), local.ended)
+    assert served.usage.completion_tokens == local.usage.completion_tokens
+    assert served.usage.prompt_tokens == local.usage.prompt_tokens
+    assert len({g.text for g in samples}) > 1, "samples at temperature 1 differ"
