@@ -1,4 +1,6 @@
-"""Decide first, then answer from inside or search: the inference pipeline of AdaSearch (arXiv 2512.16883; card 01, Inference)."""
+"""Decide first, then answer from inside or search: the inference pipeline of AdaSearch (arXiv 2512.16883; card 01,
+Inference).
+"""
 
 from __future__ import annotations
 
@@ -13,9 +15,11 @@ from ken.core import Decision
 
 
 class Adaptive(Strategy):
-    """Ask the model, in words, whether its own knowledge suffices. Yes: closed book. No, or a verdict that cannot be parsed: search.
+    """Ask the model, in words, whether its own knowledge suffices. Yes: closed book. No, or a verdict that cannot be
+    parsed: search.
 
-    An unparseable verdict is recorded as a `Malformed` step and a `Decision` with `knows=None`; it is never taken for a "no".
+    An unparseable verdict is recorded as a `Malformed` step and a `Decision` with `knows=None`; it is never taken for a
+    "no".
     """
 
     name = "adaptive"

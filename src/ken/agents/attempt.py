@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import time
 
-from ken.core import Observation, ModelError, Passage, Question, Sampling, Search, Segment, SourceError, Step, Trajectory, Usage
+from ken.core import (
+    ModelError,
+    Observation,
+    Passage,
+    Question,
+    Sampling,
+    Search,
+    Segment,
+    SourceError,
+    Step,
+    Trajectory,
+    Usage,
+)
 from ken.core.seeding import derive_seed
 from ken.models import Generation, Instruction, Message, Model
 from ken.sources import Sources
@@ -13,8 +25,8 @@ from ken.sources import Sources
 class Attempt:
     """What a strategy works with: it says, hears, searches and notes steps; the attempt keeps the books.
 
-    Segments are exact by construction: what the environment added before a call is the model's own prompt ids minus those already
-    recorded, so nothing is ever encoded twice (tokens in, tokens out).
+    Segments are exact by construction: what the environment added before a call is the model's own prompt ids minus
+    those already recorded, so nothing is ever encoded twice (tokens in, tokens out).
     """
 
     def __init__(
@@ -39,7 +51,9 @@ class Attempt:
         self._started = time.perf_counter()
 
     def begin(self, instruction: Instruction, text: str) -> None:
-        """Start a new conversation: an instruction for the model, then the user's text. What went before is not carried over."""
+        """Start a new conversation: an instruction for the model, then the user's text. What went before is not carried
+        over.
+        """
         self._messages = [Message("system", instruction), Message("user", text)]
         self._ids, self._pending = [], []
 
@@ -101,7 +115,9 @@ class Attempt:
             ids = None
         else:
             if list(seen[: len(self._ids)]) != self._ids:
-                raise ModelError("the conversation outgrew the model's context; use fewer passages (--top-k) or a model with more context")
+                raise ModelError(
+                    "the conversation outgrew the model's context; use fewer passages (--top-k) or a model with more"
+                )
             ids = tuple(seen[len(self._ids) :])
             self._ids = list(seen)
         self._segments.append(Segment(role="prompt" if first else "observation", text=text, token_ids=ids))

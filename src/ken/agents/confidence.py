@@ -25,6 +25,8 @@ def span_probability(generation: Generation, start: int, end: int) -> float | No
 
 
 def tag_probability(generation: Generation, tag: str) -> float | None:
-    """The probability of the content of the last `<tag>…</tag>` of a generation, white space at its edges left out; None as above."""
+    """The probability of the content of the last `<tag>…</tag>` of a generation, white space at its edges left out;
+    None as above.
+    """
     blocks = list(re.finditer(rf"<{tag}>\s*(.*?)\s*</{tag}>", generation.text, re.DOTALL))
     return span_probability(generation, *blocks[-1].span(1)) if blocks and blocks[-1][1] else None

@@ -12,7 +12,9 @@ from ken.models import Generation
 
 
 class SearchLoop(Strategy):
-    """Think, search, read, as often as the model wants up to `max_turns` searches; then one last turn in which it must answer."""
+    """Think, search, read, as often as the model wants up to `max_turns` searches; then one last turn in which it must
+    answer.
+    """
 
     name = "search"
     needs_search = True
@@ -38,7 +40,9 @@ class SearchLoop(Strategy):
             else:
                 attempt.observe(NOTHING_FOUND)
         generation = await attempt.generate(stop=("</search>", "</answer>"))
-        if isinstance(_act(attempt, generation), Search):  # searching is over; one reminder, then it ends without an answer
+        if isinstance(
+            _act(attempt, generation), Search
+        ):  # searching is over; one reminder, then it ends without an answer
             attempt.steps.append(Malformed(text=generation.text, problem="a search after the last turn"))
             attempt.observe(NO_MORE_SEARCHES)
             _act(attempt, await attempt.generate(stop=("</answer>",)))

@@ -12,18 +12,24 @@ from ken.sources import Sources
 
 
 class Strategy(ABC):
-    """A way to answer questions. Subclasses write `solve` once, as a plain coroutine; it serves one question at the prompt, thousands
-    in an audit, and rollouts in training.
+    """A way to answer questions. Subclasses write `solve` once, as a plain coroutine; it serves one question at the
+    prompt, thousands in an audit, and rollouts in training.
     """
 
     name: ClassVar[str]
     needs_search: ClassVar[bool] = False
 
     async def run(
-        self, question: Question, model: Model, sources: Sources, *, sampling: Sampling = Sampling(), sample: int | None = None
+        self,
+        question: Question,
+        model: Model,
+        sources: Sources,
+        *,
+        sampling: Sampling = Sampling(),
+        sample: int | None = None,
     ) -> Trajectory:
-        """Attempt `question`. A model or source that does not answer ends the attempt with `error` set; what happened until then is
-        kept. Other errors (a defect, a thing the model does not support) are raised."""
+        """Attempt `question`. A model or source that does not answer ends the attempt with `error` set; what happened
+        until then is kept. Other errors (a defect, a thing the model does not support) are raised."""
         attempt = Attempt(question, model, sources, strategy=self.name, sampling=sampling, sample=sample)
         try:
             await self.solve(attempt)

@@ -29,7 +29,9 @@ def _version(show: bool) -> None:
 @app.callback()
 def ken_command(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """Know the boundary between what a model holds inside and what it must look up.
 
@@ -42,10 +44,14 @@ def ken_command(
 
 def _assemble() -> None:
     """Register the parts. They import heavy libraries only inside their functions."""
-    from ken.cli import index, retrieve
+    from ken.cli import ask, audit, demo, index, lab, retrieve
 
-    app.add_typer(index.app, name="index")
+    app.command("ask")(ask.ask)
+    app.add_typer(audit.app, name="audit")
     app.command("search")(index.search)
+    app.add_typer(index.app, name="index")
+    app.command("demo")(demo.demo)
+    app.add_typer(lab.app, name="lab")
     app.add_typer(retrieve.app, name="retrieve")
 
 

@@ -1,7 +1,7 @@
 """Errors that say what to do.
 
-Every error a user can cause or meet is a `KenError` whose message is one sentence (or two) with the remedy in it. The command line
-prints that message and exits with status 2; a traceback therefore always means a defect in Ken itself.
+Every error a user can cause or meet is a `KenError` whose message is one sentence (or two) with the remedy in it. The
+command line prints that message and exits with status 2; a traceback therefore always means a defect in Ken itself.
 """
 
 from __future__ import annotations

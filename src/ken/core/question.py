@@ -10,9 +10,9 @@ from ken.core.frozen import Frozen
 class Question(Frozen):
     """A question.
 
-    `answers` are the accepted golds (any one of them is right); empty when they are not known, in which case nothing that needs
-    correctness can be measured. `meta` holds whatever else the data set says; Ken reads `meta["supporting_ids"]` (ids of the
-    documents that hold the evidence) for recall@k.
+    `answers` are the accepted golds (any one of them is right); empty when they are not known, in which case nothing
+    that needs correctness can be measured. `meta` holds whatever else the data set says; Ken reads
+    `meta["supporting_ids"]` (ids of the documents that hold the evidence) for recall@k.
     """
 
     id: str = Field(min_length=1)

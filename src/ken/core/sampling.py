@@ -17,7 +17,7 @@ class Sampling(Frozen):
     seed: of the draw; two calls with the same seed and prompt give the same text on a local model.
     """
 
-    temperature: float = Field(default=0.0, ge=0.0)
+    temperature: float = Field(default=0.0, ge=0.0, allow_inf_nan=False)
     top_p: float = Field(default=1.0, gt=0.0, le=1.0)
     max_tokens: int = Field(default=512, ge=1)
     stop: tuple[str, ...] = ()

@@ -12,8 +12,9 @@ from ken.core.frozen import Frozen
 class Passage(Frozen):
     """A piece of a document, as a source returns it.
 
-    `document` is the id of the document it was cut from (the same as `id` when the document is one passage); `source` is the file
-    or address it came from; `score` is the retriever's, higher is better, comparable only within one result list.
+    `document` is the id of the document it was cut from (the same as `id` when the document is one passage); `source`
+    is the file or address it came from; `score` is the retriever's, higher is better, comparable only within one result
+    list.
     """
 
     id: str
@@ -39,8 +40,8 @@ class Thought(Frozen):
 class Decision(Frozen):
     """The model's judgement of its own knowledge: does it know the answer without looking it up?
 
-    `knows` is None when the judgement could not be parsed. `confidence`, if the model gives one, is its probability in [0, 1]
-    that it knows (of "yes", also when it said no).
+    `knows` is None when the judgement could not be parsed. `confidence`, if the model gives one, is its probability in
+    [0, 1] that it knows (of "yes", also when it said no).
     """
 
     kind: Literal["decision"] = "decision"
@@ -74,7 +75,9 @@ class ToolCall(Frozen):
 
 
 class Answer(Frozen):
-    """The final answer. `confidence` is the model's probability of these answer tokens, if it gives log-probabilities."""
+    """The final answer. `confidence` is the model's probability of these answer tokens, if it gives
+    log-probabilities.
+    """
 
     kind: Literal["answer"] = "answer"
     text: str

@@ -34,8 +34,8 @@ class Usage(Frozen):
 class Segment(Frozen):
     """A stretch of the token sequence, by who wrote it. The loss of a trainer sees only `policy` segments.
 
-    `token_ids` are the ids that the model saw or sampled (never a re-encoding of `text`), `logprobs` the log-probabilities with
-    which policy tokens were sampled, one per id. Both are None for models that do not give them.
+    `token_ids` are the ids that the model saw or sampled (never a re-encoding of `text`), `logprobs` the
+    log-probabilities with which policy tokens were sampled, one per id. Both are None for models that do not give them.
     """
 
     role: Literal["prompt", "policy", "observation"]
@@ -47,9 +47,9 @@ class Segment(Frozen):
 class Trajectory(Frozen):
     """One attempt of a strategy at a question. One JSON line.
 
-    `sample` is None for the attempt that counts and 0…K−1 for the repeated closed-book samples that measure what the model knows.
-    `error` is the one-sentence reason when the attempt failed before it could end; such a trajectory keeps its question so that
-    nothing is silently dropped. `unfinished` marks an attempt that ended without an answer.
+    `sample` is None for the attempt that counts and 0…K−1 for the repeated closed-book samples that measure what the
+    model knows. `error` is the one-sentence reason when the attempt failed before it could end; such a trajectory keeps
+    its question so that nothing is silently dropped. `unfinished` marks an attempt that ended without an answer.
     """
 
     question: Question

@@ -1,13 +1,14 @@
 """What a model is given and what it gives back.
 
-A conversation is a sequence of messages. How it becomes tokens is the model's business: an endpoint sends chat messages, a local model
-renders its own chat template and appends policy and observation text to the same turn, as Search-R1 does (card 00).
+A conversation is a sequence of messages. How it becomes tokens is the model's business: an endpoint sends chat
+messages, a local model renders its own chat template and appends policy and observation text to the same turn, as
+Search-R1 does (card 00).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from ken.core import Usage
@@ -25,7 +26,8 @@ class Instruction:
 class Message:
     """One turn. `policy` is what the model itself wrote, `observation` what the environment put into its context.
 
-    `token_ids`: for policy messages, the ids as sampled; a local model continues from them and never re-encodes the text.
+    `token_ids`: for policy messages, the ids as sampled; a local model continues from them and never re-encodes the
+    text.
     """
 
     role: Literal["system", "user", "policy", "observation"]
@@ -41,8 +43,10 @@ class Generation:
     """One continuation of a conversation.
 
     text: what was written, including the stop string that ended it.
-    ended: "stop" (a stop string), "end" (the model's own end of sequence) or "length" (max_tokens or the context limit).
-    tokens, logprobs: the text token by token and the log-probability of each under the sampling distribution (the model's own
+    ended: "stop" (a stop string), "end" (the model's own end of sequence) or "length" (max_tokens or the context
+    limit).
+    tokens, logprobs: the text token by token and the log-probability of each under the sampling distribution (the
+    model's own
         distribution when greedy); None when the model does not give them. Concatenated, `tokens` is `text`.
     token_ids, prompt_token_ids: ids sampled, and ids of everything the model saw before them; None for endpoints.
     prompt_text: everything the model saw, as text.
@@ -55,7 +59,7 @@ class Generation:
     token_ids: tuple[int, ...] | None = None
     prompt_token_ids: tuple[int, ...] | None = None
     prompt_text: str = ""
-    usage: Usage = Usage()
+    usage: Usage = field(default_factory=Usage)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,15 +10,17 @@ from ken.models.conversation import Conversation, Generation, Score
 
 @runtime_checkable
 class Model(Protocol):
-    """A language model. All calls are coroutines: many may be awaited at once, and how they share the hardware or the network is
-    the model's business.
+    """A language model. All calls are coroutines: many may be awaited at once, and how they share the hardware or the
+    network is the model's business.
 
     `spec` names the model in logs, for example `openai/gpt-4o-mini` or `lab/factworld`.
     """
 
     spec: str
 
-    async def generate(self, conversation: Conversation, *, n: int = 1, sampling: Sampling = Sampling()) -> list[Generation]:
+    async def generate(
+        self, conversation: Conversation, *, n: int = 1, sampling: Sampling = Sampling()
+    ) -> list[Generation]:
         """Continue a conversation `n` times. Raises `ModelError` when no answer could be had, after retries."""
         ...
 

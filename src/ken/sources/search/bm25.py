@@ -7,6 +7,7 @@ Scoring is BM25 with k1 = 1.2 and b = 0.75 (Robertson & Zaragoza 2009), over two
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,12 +59,14 @@ def schema() -> tantivy.Schema:
 
     document: the id of its document.
     part: 0 when the document is one passage, else 1, 2, … in order.
+    order: a hash of both, by which equal scores are ordered.
     source: file or address.
     key: the key of its vector, in indexes that have vectors.
     """
     builder = tantivy.SchemaBuilder()
     builder.add_text_field("document", stored=True, tokenizer_name="raw", index_option="basic")
     builder.add_integer_field("part", stored=True, indexed=True)
+    builder.add_integer_field("order", fast=True)
     builder.add_text_field("title", stored=True, tokenizer_name=_ANALYZER, index_option="freq")
     builder.add_text_field("text", stored=True, tokenizer_name=_ANALYZER, index_option="freq")
     builder.add_bytes_field("source", stored=True)
@@ -112,8 +115,10 @@ class BM25:
             writer.wait_merging_threads()
 
     def search(self, query: str, k: int) -> list[Passage]:
-        """The k best passages, best first; equal scores in order of id, so that results do not depend on how the index
-        was built.
+        """The k best passages, best first.
+
+        Equal scores come in an order fixed by the ids, so that results do not depend on how the index was built or
+        merged; beyond `MAX_TIES` equal scores around the cut, which of them are among the k may still depend on it.
         """
         terms = dict.fromkeys(self._analyzer.analyze(query))
         size = self._searcher.num_docs
@@ -123,18 +128,17 @@ class BM25:
         limit = min(k + 1, size)
         try:
             hits: list[Any] = self._searcher.search(wanted, limit, count=False).hits
-            while len(hits) == limit < min(size, k + MAX_TIES) and hits[-1][0] == hits[k - 1][0]:
-                limit = min(4 * limit, size, k + MAX_TIES)  # a tie across the cut: see all of it
-                hits = self._searcher.search(wanted, limit, count=False).hits
-            if len(hits) > k:
-                hits = [hit for hit in hits if hit[0] >= hits[k - 1][0]]
-            found = [self._passage(address, score) for score, address in hits]
+            if len(hits) == limit < size and hits[-1][0] == hits[k - 1][0]:  # a tie across the cut: see all of it
+                hits = self._searcher.search(wanted, min(size, k + MAX_TIES), count=False).hits
+            if len({score for score, _ in hits}) < len(hits):
+                order = self._searcher.fast_field_values("order", [address for _, address in hits])
+                ranked = sorted(zip(hits, order, strict=True), key=lambda pair: (-pair[0][0], pair[1]))
+                hits = [hit for hit, _ in ranked]
+            return [self._passage(address, score) for score, address in hits[:k]]
         except BaseException as error:
             if isinstance(error, Exception) or _is_panic(error):
                 raise self._damaged(error) from error
             raise
-        found.sort(key=lambda passage: (-(passage.score or 0.0), passage.id))
-        return found[:k]
 
     def contains(self, document: str) -> bool:
         """Whether a document with this id is in the index."""
@@ -191,6 +195,7 @@ def engine_document(passage: Passage, text: str, part: int, key: str | None) -> 
     fields = {
         "document": passage.id,
         "part": part,
+        "order": zlib.crc32(passage.id.encode(), part),
         "title": passage.title,
         "text": text,
         "source": passage.source.encode(errors="replace"),

@@ -9,7 +9,8 @@ from ken.core import Passage
 
 @runtime_checkable
 class Retriever(Protocol):
-    """A search engine as strategies see it. Many calls may be awaited at once; an implementation batches them as it likes.
+    """A search engine as strategies see it. Many calls may be awaited at once; an implementation batches them as it
+    likes.
 
     `name` identifies it in logs (a folder, a URL).
     """
@@ -17,7 +18,9 @@ class Retriever(Protocol):
     name: str
 
     async def search(self, query: str, k: int) -> list[Passage]:
-        """The `k` best passages, best first; fewer when fewer match. Raises `SourceError` when the engine does not answer."""
+        """The `k` best passages, best first; fewer when fewer match. Raises `SourceError` when the engine does not
+        answer.
+        """
         ...
 
     async def close(self) -> None:

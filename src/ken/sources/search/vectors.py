@@ -68,7 +68,8 @@ class Encoder:
                 from transformers.utils import logging
             except ImportError as error:
                 raise Unsupported("dense vectors need sentence-transformers; run `pip install 'ken[dense]'`") from error
-            logging.disable_progress_bar()  # a bar for reading the weights, beside our own
+            # A bar for the weights would stand beside our own.
+            logging.disable_progress_bar()  # type: ignore[no-untyped-call]
             try:
                 self._loaded = SentenceTransformer(self.model)
             except Exception as error:  # whatever a hub, a folder or a configuration can go wrong with

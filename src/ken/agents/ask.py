@@ -1,0 +1,99 @@
+"""Ask one question."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ken.agents.background import run
+from ken.core import BadInput, Question, Sampling, Trajectory
+from ken.models import Model, load_model
+from ken.sources import Retriever, Sources
+
+if TYPE_CHECKING:
+    from ken.agents import Strategy
+
+
+def ask(
+    question: str | Question,
+    *,
+    model: str | Model,
+    index: object = None,
+    strategy: str | Strategy = "adaptive",
+    top_k: int = 3,
+    sampling: Sampling = Sampling(),
+    **model_options: Any,
+) -> Trajectory:
+    """Answer a question and say how: the trajectory holds the decision, the searches, the passages and the answer.
+
+    model: a spec such as "openai/gpt-4o-mini", "hf/Qwen/Qwen2.5-0.5B-Instruct" or "lab/factworld", or a loaded model;
+        `model_options` (base_url, api_key, device, …) go with a spec.
+    index: a folder with an index, the URL of a /retrieve service, an `Index` or a `Retriever`; not needed for "direct".
+    strategy: "direct", "rag", "search", "adaptive", or a `Strategy`. top_k: passages per search, ≥ 1.
+
+    Raises `BadInput` for what cannot work as given. A model that does not answer gives a trajectory with `error` set.
+    """
+    return run(
+        ask_async(
+            question, model=model, index=index, strategy=strategy, top_k=top_k, sampling=sampling, **model_options
+        )
+    )
+
+
+async def ask_async(
+    question: str | Question,
+    *,
+    model: str | Model,
+    index: object = None,
+    strategy: str | Strategy = "adaptive",
+    top_k: int = 3,
+    sampling: Sampling = Sampling(),
+    **model_options: Any,
+) -> Trajectory:
+    """`ask` as a coroutine."""
+    from ken.agents import load_strategy
+
+    chosen = load_strategy(strategy) if isinstance(strategy, str) else strategy
+    asked = as_question(question)
+    sources = open_sources(index, top_k)
+    if chosen.needs_search and sources.search is None:
+        raise BadInput(
+            f"the strategy {chosen.name!r} searches, but no index was given; name one, or use the strategy 'direct'"
+        )
+    loaded = load_model(model, **model_options) if isinstance(model, str) else model
+    try:
+        return await chosen.run(asked, loaded, sources, sampling=sampling)
+    finally:
+        if isinstance(model, str):
+            await loaded.close()
+        if sources.search is not None and sources.search is not index:
+            await sources.search.close()
+
+
+def as_question(question: str | Question) -> Question:
+    """A string as a question. Raises `BadInput` when it is empty."""
+    if isinstance(question, Question):
+        return question
+    if not question.strip():
+        raise BadInput("the question is empty; ask something")
+    return Question(id="ask", text=question)
+
+
+def open_sources(index: object, top_k: int) -> Sources:
+    """What was given as an index, ready for strategies. Raises `BadInput` for top_k < 1, `SourceError` for a broken
+    index.
+    """
+    if top_k < 1:
+        raise BadInput(f"top_k is {top_k}; a search must return at least one passage")
+    if index is None:
+        return Sources(top_k=top_k)
+    from ken.sources.search.index import Index
+    from ken.sources.search.retriever import IndexRetriever, open_retriever
+
+    if isinstance(index, str | Path):
+        return Sources(search=open_retriever(index), top_k=top_k)
+    if isinstance(index, Index):
+        return Sources(search=IndexRetriever(index), top_k=top_k)
+    if isinstance(index, Retriever):
+        return Sources(search=index, top_k=top_k)
+    raise BadInput(f"an index is a folder, a URL, an Index or a Retriever, not {type(index).__name__}")

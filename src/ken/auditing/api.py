@@ -1,0 +1,113 @@
+"""The audit as one call: measure what a model knows, when it searches, and which searches were needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ken.agents import load_strategy
+from ken.agents.ask import open_sources
+from ken.agents.background import run
+from ken.auditing.html import render_html
+from ken.auditing.log import read_log
+from ken.auditing.measure import AuditReport, measure
+from ken.auditing.run import DIRECT, AuditSettings, Progress, digest, read_settings, run_audit, write_whole
+from ken.core import BadInput, Question, Sampling
+from ken.core.readers import read_questions
+from ken.models import Model, load_model
+
+STRATEGIES = (DIRECT, "rag", "search", "adaptive")
+
+
+def audit(
+    questions: str | Path | Iterable[Question],
+    *,
+    model: str | Model,
+    out: str | Path,
+    index: object = None,
+    strategies: Sequence[str] = STRATEGIES,
+    samples: int = 8,
+    threshold: float = 0.5,
+    top_k: int = 3,
+    sampling: Sampling = Sampling(),
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    **model_options: Any,
+) -> AuditReport:
+    """Audit a model and an index on questions; the folder `out` receives trajectories.jsonl, audit.json and audit.html.
+
+    questions: a file (see `ken.core.readers`) or `Question`s. model, index, top_k, model_options: as for `ken.ask`.
+    strategies: names; "direct" is added when missing, since what the model knows by itself is the yardstick.
+    samples: closed-book samples per question, ≥ 0; threshold: in [0, 1], share of right ones from which it counts as
+    known.
+    on_progress: called after every attempt, from another thread.
+
+    An interrupted audit goes on where it stopped when called again with the same arguments. Attempts that fail are
+    reported in `report.failures`. Raises `BadInput` before anything is asked or written when the arguments cannot work.
+    """
+    asked = _read(questions)
+    names = tuple(dict.fromkeys([*([] if DIRECT in strategies else [DIRECT]), *strategies]))
+    chosen = [load_strategy(name) for name in names]
+    if samples < 0:
+        raise BadInput(f"samples is {samples}; it must be 0 or more")
+    if not 0 <= threshold <= 1:
+        raise BadInput(f"threshold is {threshold}; it must lie in [0, 1]")
+    sources = open_sources(index, top_k)
+    if sources.search is None and (searching := [s.name for s in chosen if s.needs_search]):
+        raise BadInput(f"{', '.join(searching)} search, but no index was given; name one, or audit only 'direct'")
+    loaded = load_model(model, **model_options) if isinstance(model, str) else model
+    settings = AuditSettings(
+        model=loaded.spec,
+        strategies=names,
+        index=sources.search.name if sources.search else "",
+        top_k=top_k,
+        samples=samples,
+        threshold=threshold,
+        sampling=sampling,
+        questions_digest=digest(asked),
+        questions_count=len(asked),
+    )
+
+    async def work() -> AuditReport:
+        try:
+            trajectories = await run_audit(
+                asked, loaded, sources, Path(out), strategies=chosen, settings=settings, on_progress=on_progress
+            )
+        finally:
+            if isinstance(model, str):
+                await loaded.close()
+            if sources.search is not None and sources.search is not index:
+                await sources.search.close()
+        return write_report(Path(out), measure(trajectories, settings), trajectories)
+
+    return run(work())
+
+
+def rescore(out: str | Path) -> AuditReport:
+    """Measure the audit in `out` again from its trajectories, without calling a model, and rewrite audit.json and
+    audit.html.
+    """
+    settings = read_settings(Path(out))
+    trajectories = list(read_log(Path(out) / "trajectories.jsonl").values())
+    if not trajectories:
+        raise BadInput(f"{out} holds no trajectories yet; run `ken audit` first")
+    return write_report(Path(out), measure(trajectories, settings), trajectories)
+
+
+def write_report(out: Path, report: AuditReport, trajectories: Iterable[Any]) -> AuditReport:
+    """Write audit.json and audit.html, each whole or not at all."""
+    write_whole(out / "audit.json", report.model_dump_json(indent=2) + "\n")
+    write_whole(out / "audit.html", render_html(report, trajectories))
+    return report
+
+
+def _read(questions: str | Path | Iterable[Question]) -> list[Question]:
+    asked = list(read_questions(questions)) if isinstance(questions, str | Path) else list(questions)
+    if not asked:
+        raise BadInput("there are no questions to audit")
+    ids = [question.id for question in asked]
+    if len(set(ids)) != len(ids):
+        raise BadInput(
+            f"the question id {next(i for i in ids if ids.count(i) > 1)!r} is used twice; ids must be unique"
+        )
+    return asked

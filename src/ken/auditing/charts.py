@@ -1,0 +1,151 @@
+"""The report's charts as inline SVG: no script, no font, no network, readable in light and dark.
+
+Own code rather than a plotting library: four small charts do not weigh a dependency of the base install. Colours are
+CSS classes of the report's template; every text is escaped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from markupsafe import Markup, escape
+
+WIDTH, HEIGHT = 440, 300
+LEFT, RIGHT, TOP, BOTTOM = 52, 16, 14, 44
+
+
+class Plane:
+    """A coordinate plane from (0, 0) to (x_max, y_max) with grid, ticks and axis titles."""
+
+    def __init__(self, x_title: str, y_title: str, *, x_max: float = 1.0, y_max: float = 1.0) -> None:
+        self.x_max, self.y_max = x_max, y_max
+        self.parts: list[Markup] = []
+        for i in range(6):
+            share = i / 5
+            x, y = self.x(share * x_max), self.y(share * y_max)
+            self.parts.append(
+                Markup('<line class="grid" x1="{}" y1="{}" x2="{}" y2="{}"/>').format(LEFT, y, WIDTH - RIGHT, y)
+            )
+            self.parts.append(
+                Markup('<text class="tick" x="{}" y="{}" text-anchor="end">{}</text>').format(
+                    LEFT - 6, y + 4, _tick(share * y_max)
+                )
+            )
+            self.parts.append(
+                Markup('<text class="tick" x="{}" y="{}" text-anchor="middle">{}</text>').format(
+                    x, HEIGHT - BOTTOM + 16, _tick(share * x_max)
+                )
+            )
+        self.parts.append(
+            Markup('<text class="axis" x="{}" y="{}" text-anchor="middle">{}</text>').format(
+                (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, x_title
+            )
+        )
+        self.parts.append(
+            Markup('<text class="axis" transform="translate(14 {}) rotate(-90)" text-anchor="middle">{}</text>').format(
+                (TOP + HEIGHT - BOTTOM) / 2, y_title
+            )
+        )
+
+    def x(self, value: float) -> float:
+        return round(LEFT + value / self.x_max * (WIDTH - LEFT - RIGHT), 1)
+
+    def y(self, value: float) -> float:
+        return round(HEIGHT - BOTTOM - value / self.y_max * (HEIGHT - TOP - BOTTOM), 1)
+
+    def line(self, points: Sequence[tuple[float, float]], style: str) -> None:
+        """A polyline through data points; `style` is a CSS class."""
+        path = " ".join(f"{self.x(a)},{self.y(b)}" for a, b in points)
+        self.parts.append(Markup('<polyline class="{}" points="{}"/>').format(style, path))
+
+    def dot(self, a: float, b: float, label: str, style: str, *, radius: float = 5, note: str = "") -> None:
+        """A point with a label beside it and a note shown on hover."""
+        x, y = self.x(a), self.y(b)
+        self.parts.append(
+            Markup('<circle class="{}" cx="{}" cy="{}" r="{}"><title>{}</title></circle>').format(
+                style, x, y, radius, note or label
+            )
+        )
+        left = x > WIDTH - 110
+        self.parts.append(
+            Markup('<text class="label" x="{}" y="{}" text-anchor="{}">{}</text>').format(
+                x - 9 if left else x + 9, y + 4, "end" if left else "start", label
+            )
+        )
+
+    def svg(self, title: str) -> Markup:
+        return Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
+            WIDTH, HEIGHT, title, Markup("").join(self.parts)
+        )
+
+
+def accuracy_against_searches(points: Sequence[tuple[str, float, float]]) -> Markup:
+    """points: (strategy, mean searches per question, accuracy in [0, 1])."""
+    furthest = max([1.0, *(searches for _, searches, _ in points)])
+    plane = Plane("searches per question", "exact match", x_max=_round_up(furthest))
+    for number, (name, searches, accuracy) in enumerate(points):
+        plane.dot(
+            searches,
+            accuracy,
+            name,
+            f"s{number % 6}",
+            note=f"{name}: exact match {accuracy:.3f}, {searches:.2f} searches per question",
+        )
+    return plane.svg("Exact match against searches per question")
+
+
+def reliability_diagram(bins: Sequence[tuple[float, float, int]]) -> Markup:
+    """bins: (mean confidence, accuracy, count); the dot's area follows the count."""
+    plane = Plane("confidence", "share right")
+    plane.line([(0, 0), (1, 1)], "ideal")
+    plane.line([(confidence, accuracy) for confidence, accuracy, _ in bins], "curve")
+    most = max((count for *_, count in bins), default=1)
+    for confidence, accuracy, count in bins:
+        note = f"confidence {confidence:.2f}: {accuracy:.2f} right of {count}"
+        plane.dot(confidence, accuracy, "", "s0", radius=round(3 + 6 * (count / most) ** 0.5, 1), note=note)
+    return plane.svg("Reliability diagram")
+
+
+def risk_coverage_curve(coverage: Sequence[float], risk: Sequence[float]) -> Markup:
+    """Share wrong among the most confident, for each share that is answered."""
+    plane = Plane("coverage (share answered, most confident first)", "risk (share wrong)")
+    plane.line(list(zip(coverage, risk, strict=True)), "curve")
+    return plane.svg("Risk against coverage")
+
+
+def stacked_bars(rows: Sequence[tuple[str, Sequence[tuple[str, int]]]]) -> Markup:
+    """rows: (name, parts); a part is (CSS class and word, count). Each bar fills the width."""
+    height, label = 30, 90
+    parts: list[Markup] = []
+    for index, (name, counts) in enumerate(rows):
+        y, total, x = index * height, sum(count for _, count in counts) or 1, float(label)
+        parts.append(
+            Markup('<text class="label" x="{}" y="{}" text-anchor="end">{}</text>').format(label - 8, y + 18, name)
+        )
+        for word, count in counts:
+            width = round(count / total * (2 * WIDTH - label), 1)
+            note = f"{name}: {count} {word} ({count / total:.0%})"
+            parts.append(
+                Markup('<rect class="use {}" x="{}" y="{}" width="{}" height="{}"><title>{}</title></rect>').format(
+                    word, round(x, 1), y + 3, width, height - 8, note
+                )
+            )
+            if width > 34:
+                parts.append(
+                    Markup('<text class="inbar" x="{}" y="{}" text-anchor="middle">{}</text>').format(
+                        round(x + width / 2, 1), y + 18, count
+                    )
+                )
+            x += width
+    return Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="Use of searches">{}</svg>').format(
+        2 * WIDTH, height * len(rows), Markup("").join(parts)
+    )
+
+
+def _tick(value: float) -> str:
+    return str(escape(f"{value:g}" if abs(value) >= 0.095 or value == 0 else f"{value:.2g}"))
+
+
+def _round_up(value: float) -> float:
+    """The next multiple of a half, so that five ticks fall on round numbers."""
+    return -(-value * 2 // 1) / 2

@@ -1,0 +1,57 @@
+"""An audit as a data frame, one row an attempt, for questions that the report does not answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ken.auditing.log import read_log
+from ken.auditing.run import read_settings
+from ken.core import Trajectory, Unsupported
+from ken.metrics import exact_match, substring_match, token_f1
+
+if TYPE_CHECKING:
+    import pandas
+
+
+def load_audit(out: str | Path) -> pandas.DataFrame:
+    """The trajectories of the audit in `out` as a pandas data frame.
+
+    Columns: question_id, question, golds, strategy, sample (missing for the attempt that counts), answer, em, sub_em,
+    f1 (missing without golds), knows, verdict_confidence, answer_confidence, searches (queries), passages (ids),
+    malformed, error, the fields of `Usage`, and meta.* of the question. Needs the extra `frames`.
+    """
+    try:
+        import pandas
+    except ImportError as error:
+        raise Unsupported("load_audit needs pandas; install it with: pip install 'ken[frames]'") from error
+    read_settings(Path(out))
+    frame = pandas.DataFrame([_row(t) for t in read_log(Path(out) / "trajectories.jsonl").values()])
+    if "sample" in frame:
+        frame["sample"] = frame["sample"].astype("Int64")
+    return frame
+
+
+def _row(t: Trajectory) -> dict[str, Any]:
+    golds = t.question.answers
+    scored = bool(golds) and t.error is None
+    return {
+        "question_id": t.question.id,
+        "question": t.question.text,
+        "golds": list(golds),
+        "strategy": t.strategy,
+        "sample": t.sample,
+        "answer": t.answer,
+        "em": exact_match(t.answer, golds) if scored else None,
+        "sub_em": substring_match(t.answer, golds) if scored else None,
+        "f1": token_f1(t.answer, golds) if scored else None,
+        "knows": t.decision.knows if t.decision else None,
+        "verdict_confidence": t.decision.confidence if t.decision else None,
+        "answer_confidence": t.answer_confidence,
+        "searches": [s.query for s in t.searches],
+        "passages": [p.id for p in t.passages],
+        "malformed": t.malformed,
+        "error": t.error,
+        **t.usage.model_dump(),
+        **{f"meta.{key}": value for key, value in t.question.meta.items()},
+    }

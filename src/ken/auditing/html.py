@@ -1,0 +1,75 @@
+"""The audit as one self-contained web page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import groupby
+
+from ken.auditing import charts
+from ken.auditing.measure import AuditReport, Boundary, StrategyReport
+from ken.core import Trajectory
+from ken.metrics import SearchUse
+
+MEANINGS = {
+    "needed": "searched, and could not answer alone",
+    "wasted": "searched though it could answer alone, and is still right",
+    "harmful": "searched though it could answer alone, and is now wrong",
+    "missed": "did not search though it could not answer alone",
+    "saved": "did not search, and could answer alone",
+    "malformed": "wrote something that does not follow the protocol",
+}
+
+
+def render_html(report: AuditReport, trajectories: Iterable[Trajectory]) -> str:
+    """The page. Questions, documents and model output are escaped by the template: they are data, never markup."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("ken.auditing", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    attempts = {(t.strategy, t.question.id): t for t in trajectories if t.sample is None and t.error is None}
+    measured = [s for s in report.strategies if s.em is not None and s.cost is not None]
+    shown = [(example, attempts[example.strategy, example.question_id]) for example in report.examples]
+    return environment.get_template("audit.html").render(
+        report=report,
+        main=main_boundary,
+        meanings=MEANINGS,
+        scatter=charts.accuracy_against_searches(
+            [(s.strategy, s.cost.searches, s.em) for s in measured if s.cost and s.em is not None]
+        ),
+        bars=_bars(report),
+        uses=[use.value for use in SearchUse],
+        calibrations=[
+            (
+                c,
+                charts.reliability_diagram([(b.confidence, b.accuracy, b.count) for b in c.bins]),
+                charts.risk_coverage_curve(c.coverage, c.risk),
+            )
+            for c in report.calibration
+        ],
+        examples=[
+            (kind, list(group))
+            for kind, group in groupby(sorted(shown, key=_worst_first), key=lambda pair: pair[0].kind)
+        ],
+    )
+
+
+def main_boundary(strategy: StrategyReport) -> Boundary | None:
+    """The boundary by the better oracle: closed-book samples if there are any."""
+    return strategy.boundaries[0] if strategy.boundaries else None
+
+
+def _bars(report: AuditReport) -> object:
+    rows = []
+    for strategy in report.strategies:
+        if boundary := main_boundary(strategy):
+            rows.append((strategy.strategy, [(use.value, getattr(boundary.use, use.value)) for use in SearchUse]))
+    return charts.stacked_bars(rows) if rows else ""
+
+
+def _worst_first(pair: tuple[object, Trajectory]) -> int:
+    return list(MEANINGS).index(getattr(pair[0], "kind", "")) if getattr(pair[0], "kind", "") != "harmful" else -1

@@ -1,0 +1,211 @@
+"""`ken audit` and `ken audit rescore`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ken.cli import options
+from ken.core.errors import BadInput, DataError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ken.auditing import AuditReport
+
+app = typer.Typer(
+    help="Measure what a model knows, when it searches, and which searches were needed.",
+    invoke_without_command=True,
+    rich_markup_mode=None,
+)
+
+
+@app.callback()
+def audit(  # noqa: PLR0917 (typer reads the options from the signature)
+    context: typer.Context,
+    questions: Annotated[
+        Path | None, typer.Option(help="FlashRAG, HotpotQA or MuSiQue file, or a .txt with one question a line.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The folder for trajectories.jsonl, audit.json and audit.html.")
+    ] = None,
+    index: options.Index = "",
+    model: options.Model = "",
+    strategies: Annotated[str, typer.Option(help="Separated by commas.")] = "direct,rag,search,adaptive",
+    samples: Annotated[
+        int, typer.Option(min=0, help="Closed-book samples per question that tell what the model knows.")
+    ] = 8,
+    threshold: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Share of right samples from which it knows.")
+    ] = 0.5,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many questions.")] = None,
+    top_k: options.TopK = 3,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Skip broken lines of the questions, and say how many.")
+    ] = False,
+    base_url: options.BaseUrl = None,
+    api_key: options.ApiKey = None,
+    device: options.Device = None,
+    concurrency: options.Concurrency = None,
+    control_tokens: options.ControlTokens = None,
+    temperature: options.Temperature = 0.0,
+    max_tokens: options.MaxTokens = 512,
+    seed: options.Seed = 0,
+) -> None:
+    """Measure what a model knows, when it searches, and which searches were needed, wasted, missed or harmful.
+
+    An interrupted audit goes on where it stopped when the same command is given again. Exit status: 0 when every
+    question was attempted, 1 when some attempts failed (they are listed), 2 when the input cannot be used.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    if questions is None or out is None or not model:
+        raise BadInput("an audit needs --questions FILE, --model SPEC and --out DIR (each may stand in ken.toml)")
+
+    import ken
+    from ken.core.readers import read_questions
+
+    bad: list[DataError] = []
+    asked = list(read_questions(questions, bad=bad if skip_bad else None))[:limit]
+    if bad:
+        typer.echo(f"skipped {len(bad):,} broken lines, the first: {bad[0]}", err=True)
+    with progress_bar() as on_progress:
+        try:
+            report = ken.audit(
+                asked,
+                model=model,
+                out=out,
+                index=index or None,
+                strategies=[name.strip() for name in strategies.split(",") if name.strip()],
+                samples=samples,
+                threshold=threshold,
+                top_k=top_k,
+                sampling=options.sampling(temperature, max_tokens, seed),
+                on_progress=on_progress,
+                **options.given(
+                    base_url=base_url,
+                    api_key=api_key,
+                    device=device,
+                    concurrency=concurrency,
+                    control_tokens=control_tokens,
+                ),
+            )
+        except KeyboardInterrupt:
+            typer.echo("ken: interrupted; what was answered is kept: give the same command again to go on", err=True)
+            sys.exit(130)
+    finish(report, out)
+
+
+@app.command()
+def rescore(out: Annotated[Path, typer.Argument(metavar="DIR", help="The --out folder of an audit.")]) -> None:
+    """Measure an audit again from its trajectories, without calling a model."""
+    import ken
+
+    finish(ken.rescore(out), out)
+
+
+def finish(report: AuditReport, out: Path) -> None:
+    """Print the table, the failures, and where the files are; exit with status 1 when attempts failed."""
+    from rich.console import Console
+
+    from ken.cli.plain import plain
+
+    console = Console(highlight=False)
+    show_report(console, report)
+    console.print(
+        f"\n{out / 'audit.html'}  the report   {out / 'audit.json'}  the numbers", soft_wrap=True, markup=False
+    )
+    if report.failures:
+        typer.echo(f"\nken: {report.failed} attempts failed; the same command tries them again:", err=True)
+        for identifier, strategy, error in report.failures[:10]:
+            typer.echo(f"  {plain(identifier)} ({strategy}): {plain(error)}", err=True)
+        if report.failed > 10:
+            typer.echo(f"  and {report.failed - 10} more, all in {out / 'audit.json'}", err=True)
+        raise typer.Exit(1)
+
+
+def show_report(console: Console, report: AuditReport) -> None:
+    """The table of an audit."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from ken.cli.plain import plain
+
+    known = "" if report.known is None else f", of which the model can answer {report.known:.0%} alone"
+    console.print(Text(plain(f"{report.settings.model}: {report.questions} questions{known}"), style="bold"))
+    for note in report.notes:
+        console.print(Text(note, style="yellow"))
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    table.add_column("strategy")
+    for heading in (
+        "EM",
+        "F1",
+        "searches/q",
+        "F1_aware",
+        "needed",
+        "wasted",
+        "missed",
+        "harmful",
+        "saved",
+        "tokens/q",
+        "failed",
+    ):
+        table.add_column(heading, justify="right")
+    for s in report.strategies:
+        boundary = s.boundaries[0] if s.boundaries else None
+        uses = [
+            str(getattr(boundary.use, name)) if boundary else "–"
+            for name in ("needed", "wasted", "missed", "harmful", "saved")
+        ]
+        table.add_row(
+            s.strategy,
+            _number(s.em),
+            _number(s.f1),
+            _number(s.cost.searches if s.cost else None, 2),
+            _number(boundary.aware.f1 if boundary else None),
+            *uses,
+            _number(s.cost.prompt_tokens + s.cost.completion_tokens if s.cost else None, 0),
+            str(s.failed),
+        )
+    console.print(table)
+
+
+def _number(value: float | None, places: int = 3) -> str:
+    return "–" if value is None else f"{value:.{places}f}"
+
+
+@contextmanager
+def progress_bar() -> Iterator[Any]:
+    """A callback for `ken.audit`, drawn as a bar with the time that is left where there is a terminal."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("attempts{task.fields[failed]}"),
+        TimeElapsedColumn(),
+        TextColumn("left:"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("audit", total=None, failed="")
+
+        def update(progress: Any) -> None:
+            failed = f", {progress.failed} failed" if progress.failed else ""
+            bar.update(task, completed=progress.done, total=progress.total, failed=failed)
+
+        yield update

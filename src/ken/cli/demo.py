@@ -1,0 +1,146 @@
+"""`ken demo`: the main job on a world whose truth is known, without a network or a GPU."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ken.core.errors import BadInput
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from rich.console import Console
+
+    from ken.core import Question, Trajectory
+
+MODEL = "lab/factworld"
+
+
+def demo(
+    out: Annotated[
+        Path, typer.Option(help="Folder for the index and the audit; what an earlier demo left there is replaced.")
+    ] = Path("ken-demo"),
+    questions: Annotated[int, typer.Option(min=10, help="How many held-out questions.")] = 200,
+    samples: Annotated[int, typer.Option(min=1, help="Closed-book samples per question.")] = 8,
+) -> None:
+    """Index a small world, audit four strategies on a model that knows a known part of it, and show three questions
+    step by step.
+    """
+    from rich.console import Console
+
+    import ken
+    from ken.auditing.log import read_log
+    from ken.cli.audit import progress_bar, show_report
+    from ken.lab import FactWorld, render
+
+    console = Console(highlight=False)
+    _clear(out)
+    world = FactWorld()
+    documents = render.documents(world)
+    ken.Index.build(documents, out / "index")
+    console.print(
+        f"FactWorld: {len(world.facts):,} facts about invented people. {MODEL} was pretrained on some of them, some "
+        f"rarely, many never;"
+    )
+    console.print(f"{len(documents):,} documents are indexed, and a few of them lack the fact they should hold.\n")
+    asked = render.questions(world, "test")[:questions]
+    with progress_bar() as on_progress:
+        report = ken.audit(
+            asked,
+            model=MODEL,
+            index=out / "index",
+            out=out / "audit",
+            samples=samples,
+            top_k=2,
+            sampling=ken.Sampling(max_tokens=32),
+            on_progress=on_progress,
+        )
+    show_report(console, report)
+
+    attempts = read_log(out / "audit" / "trajectories.jsonl").values()
+    adaptive = [t for t in attempts if t.strategy == "adaptive"]
+    known = _solve_rates(t for t in attempts if t.sample is not None)
+    _show(console, "One it knows", adaptive, known, lambda t, rate: _says(t) and rate == 1 and _right(t))
+    _show(console, "One it must search", adaptive, known, lambda t, rate: not _says(t) and rate == 0 and _right(t))
+    _show(
+        console,
+        "One it wrongly believes it knows",
+        adaptive,
+        known,
+        lambda t, rate: _says(t) and rate == 0 and not _right(t),
+    )
+    for calibration in report.calibration:
+        if calibration.name == "self-consistency" and calibration.auroc is not None:
+            verdict = next(s for s in report.strategies if s.strategy == "adaptive").boundaries[0].aware.f1
+            console.print(
+                f"\nThis model was never taught its boundary: what it says about itself is worth F1_aware "
+                f"{verdict:.2f}, while its own consistency tells right answers from wrong ones with AUROC "
+                f"{calibration.auroc:.2f}."
+            )
+    console.print(
+        f"\n{out / 'audit' / 'audit.html'}  the report with every decision and its calibration",
+        soft_wrap=True,
+        markup=False,
+    )
+    example = next((q for q in asked if known.get(q.id) == 0), asked[0])
+    console.print(
+        f'Try: ken ask "{example.text}" --index {out / "index"} --model {MODEL} --top-k 2 --trace',
+        soft_wrap=True,
+        markup=False,
+    )
+
+
+def _clear(out: Path) -> None:
+    """Remove what an earlier demo left in `out`; refuse to touch anything else."""
+    if out.exists():
+        if not out.is_dir() or {path.name for path in out.iterdir()} - {"index", "audit"}:
+            raise BadInput(f"{out} exists and is not a demo's folder; choose another --out")
+        shutil.rmtree(out)
+
+
+def _solve_rates(samples: Iterable[Trajectory]) -> dict[str, float]:
+    """Share of right closed-book samples per question."""
+    right: dict[str, list[bool]] = {}
+    for t in samples:
+        right.setdefault(t.question.id, []).append(_right(t))
+    return {i: sum(values) / len(values) for i, values in right.items()}
+
+
+def _show(
+    console: Console,
+    title: str,
+    attempts: list[Trajectory],
+    known: dict[str, float],
+    wanted: Callable[[Trajectory, float | None], bool],
+) -> None:
+    from rich.text import Text
+
+    from ken.cli.trace import show_trace
+
+    found = next((t for t in attempts if t.error is None and wanted(t, known.get(t.question.id))), None)
+    console.print()
+    if found is None:
+        console.print(Text(f"{title}: there is none among these questions", style="bold"))
+        return
+    console.print(
+        Text.assemble((f"{title}: ", "bold"), found.question.text, (f"  (accepted: {_golds(found.question)})", "dim"))
+    )
+    show_trace(console, found)
+
+
+def _golds(question: Question) -> str:
+    return " or ".join(question.answers)
+
+
+def _says(t: Trajectory) -> bool:
+    return t.decision is not None and t.decision.knows is True
+
+
+def _right(t: Trajectory) -> bool:
+    from ken.metrics import exact_match
+
+    return exact_match(t.answer, t.question.answers)

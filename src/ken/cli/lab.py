@@ -1,0 +1,109 @@
+"""`ken lab …`: worlds with known truth, and the models that live in them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ken.core.errors import BadInput
+
+app = typer.Typer(
+    help="Worlds with known truth, and the models that live in them.", no_args_is_help=True, rich_markup_mode=None
+)
+
+WORLDS = ("factworld",)
+World = Annotated[str, typer.Argument(metavar="WORLD", help="factworld")]
+
+
+@app.command()
+def build(
+    world: World,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the checkpoint; default: a cache folder named by the settings.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the world, the initial weights and the order of examples.")] = 0,
+    threads: Annotated[int, typer.Option(min=1, help="Processor threads.")] = 2,
+) -> None:
+    """Pretrain the base model of a world from its seed and check that it is fit for experiments. Minutes on two
+    cores.
+    """
+    _check(world)
+    import torch
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from ken.lab import FactWorldConfig
+    from ken.training.factworld_base import FactWorldBaseConfig
+    from ken.training.factworld_build import build_factworld, cache_folder, read_manifest
+
+    torch.set_num_threads(threads)
+    config = FactWorldBaseConfig(world=FactWorldConfig(seed=seed), seed=seed)
+    folder = out or cache_folder(config)
+    if out is None and (folder / "ken-lab.json").is_file():
+        typer.echo(f"{folder} was built before; use it as --model lab/{folder}")
+        manifest = read_manifest(folder)
+    else:
+        columns = (
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("steps, loss {task.fields[loss]}, left:"),
+            TimeRemainingColumn(),
+        )
+        console = Console(stderr=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+            task = bar.add_task("pretrain", total=None, loss="–")
+            manifest = build_factworld(
+                config,
+                folder,
+                on_step=lambda step, steps, loss: bar.update(task, completed=step, total=steps, loss=f"{loss:.3f}"),
+            )
+        typer.echo(
+            f"{folder}: {manifest.parameters:,} parameters, {manifest.tokens:,} tokens in {manifest.seconds:.0f} s"
+        )
+    for gate in manifest.gates:
+        mark = "ok  " if gate.passed else "FAIL" if gate.gating else "    "
+        typer.echo(f"  {mark} {gate.value:.3f}  {gate.name} (wanted {gate.low:g} to {gate.high:g})")
+    if not manifest.passed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def write(
+    world: World,
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")],
+    seed: Annotated[int, typer.Option(help="Of the world; the shipped model lives in seed 0.")] = 0,
+) -> None:
+    """Write a world as files: corpus.jsonl, questions-{train,test}.jsonl, triples.tsv, statements.jsonl."""
+    _check(world)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise BadInput(f"{out} is not an empty folder; choose another")
+    from ken.lab import FactWorld, FactWorldConfig, render
+
+    made = FactWorld(FactWorldConfig(seed=seed))
+    out.mkdir(parents=True, exist_ok=True)
+    _jsonl(out / "corpus.jsonl", [{"id": d.id, "title": d.title, "text": d.text} for d in render.documents(made)])
+    for split in ("train", "test"):
+        records = [
+            {"id": q.id, "question": q.text, "golden_answers": list(q.answers), "metadata": q.meta}
+            for q in render.questions(made, split)
+        ]
+        _jsonl(out / f"questions-{split}.jsonl", records)
+    (out / "triples.tsv").write_text("".join("\t".join(t) + "\n" for t in render.triples(made)), encoding="utf-8")
+    _jsonl(
+        out / "statements.jsonl", [{"text": s.text, "true": s.true, "fact": s.fact.id} for s in render.statements(made)]
+    )
+    typer.echo(f"wrote {out}; try: ken index build {out / 'corpus.jsonl'} {out / 'index'}")
+
+
+def _jsonl(path: Path, records: Sequence[Mapping[str, object]]) -> None:
+    path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")
+
+
+def _check(world: str) -> None:
+    if world not in WORLDS:
+        raise BadInput(f"there is no world {world!r}; choose from {', '.join(WORLDS)}")

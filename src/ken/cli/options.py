@@ -1,0 +1,48 @@
+"""Options that several commands share, so that they read and mean the same everywhere."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from ken.core import Sampling
+
+Model = Annotated[
+    str,
+    typer.Option(
+        metavar="SPEC",
+        help="openai/NAME (any OpenAI-compatible server), hf/NAME_OR_PATH (transformers) or lab/factworld.",
+    ),
+]
+Index = Annotated[
+    str, typer.Option(metavar="DIR|URL", help="The folder of an index, or the address of a /retrieve service.")
+]
+TopK = Annotated[int, typer.Option("--top-k", "-k", help="Passages per search.")]
+BaseUrl = Annotated[str | None, typer.Option(help="Of the server for openai/…; default: $OPENAI_BASE_URL.")]
+ApiKey = Annotated[
+    str | None, typer.Option(help="For openai/…; default: $OPENAI_API_KEY, which keeps it out of the shell's history.")
+]
+Device = Annotated[str | None, typer.Option(help="For hf/…: cpu, cuda, …; default: a GPU if there is one.")]
+Concurrency = Annotated[int | None, typer.Option(help="For openai/…: most requests at once (default 16).")]
+ControlTokens = Annotated[
+    bool | None,
+    typer.Option(
+        "--control-tokens", help="For openai/…: the server runs a lab model, which takes instructions as one token."
+    ),
+]
+Temperature = Annotated[float, typer.Option(min=0.0, help="0 is greedy.")]
+MaxTokens = Annotated[int, typer.Option(min=1, help="Most new tokens per model call.")]
+Seed = Annotated[int, typer.Option(help="Of sampling.")]
+
+
+def sampling(temperature: float, max_tokens: int, seed: int) -> Sampling:
+    from ken.core import Sampling
+
+    return Sampling(temperature=temperature, max_tokens=max_tokens, seed=seed)
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """The options that were given, without those left at None."""
+    return {name: value for name, value in options.items() if value is not None}

@@ -1,0 +1,98 @@
+"""A trajectory on the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ken.cli.plain import plain
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+    from ken.core import Decision, Passage, Trajectory
+
+_VERDICTS = {True: "knows", False: "does not know", None: "unreadable verdict"}
+
+
+def show_answer(console: Console, trajectory: Trajectory) -> None:
+    """The decision with its rationale, the answer, and the passages it rests on."""
+    if trajectory.decision is not None:
+        _line(console, "decision", verdict(trajectory.decision), style="magenta")
+        if trajectory.decision.rationale:
+            _line(console, "because", trajectory.decision.rationale)
+    for search in trajectory.searches:
+        _line(console, "searched", search.query, style="cyan")
+    answer = trajectory.answer
+    if answer is not None:
+        _line(console, "answer", answer, style="bold green")
+    else:
+        written = next((s.text for s in reversed(trajectory.segments) if s.role == "policy"), "")
+        _line(
+            console,
+            "no answer",
+            f"the model ended without <answer>…</answer>; it wrote: {written.strip() or 'nothing'}",
+            style="red",
+        )
+    if trajectory.passages:
+        console.print()
+        for number, passage in enumerate(trajectory.passages, start=1):
+            console.print(_passage(number, passage))
+
+
+def show_trace(console: Console, trajectory: Trajectory) -> None:
+    """Every step, in order."""
+    for step in trajectory.steps:
+        match step.kind:
+            case "thought":
+                _line(console, "thought", step.text)
+            case "decision":
+                _line(console, "decision", verdict(step), style="magenta")
+            case "search":
+                _line(console, "search", step.query, style="cyan")
+            case "observation":
+                if step.note:
+                    _line(console, "observed", step.note, style="red" if step.error else "")
+                for number, passage in enumerate(step.passages, start=1):
+                    console.print(_passage(number, passage, indent="  "))
+            case "tool_call":
+                _line(console, "tool", f"{step.name} {step.arguments}", style="cyan")
+            case "malformed":
+                _line(console, "malformed", f"{step.problem}: {step.text.strip()}", style="red")
+            case "answer":
+                _line(console, "answer", step.text, style="bold green")
+
+
+def verdict(decision: Decision) -> str:
+    """The verdict in words, with the model's own probability if it gave one."""
+    sure = "" if decision.confidence is None else f" ({decision.confidence:.0%} sure that it knows)"
+    return _VERDICTS[decision.knows] + sure
+
+
+def _line(console: Console, label: str, text: str, style: str = "") -> None:
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(width=10, style="dim", justify="right", no_wrap=True)
+    grid.add_column(ratio=1)
+    grid.add_row(Text(label), Text(plain(" ".join(text.split())), style=style))
+    console.print(Padding(grid, (0, 0)))
+
+
+def _passage(number: int, passage: Passage, indent: str = "") -> Text:
+    from rich.text import Text
+
+    text = plain(" ".join(passage.text.split()))
+    if len(text) > 240:
+        text = text[:240].rsplit(" ", 1)[0] + " …"
+    origin = passage.source or passage.id
+    return Text.assemble(
+        (f"{indent}[{number}] ", "dim"),
+        (plain(passage.title or passage.id), "bold"),
+        "  ",
+        text,
+        "  ",
+        (plain(origin), "dim"),
+    )

@@ -1,0 +1,250 @@
+"""The base model of FactWorld: a tiny language model that knows a known part of a generated world (card 01, Base
+model).
+
+It stands for an instruct model before any training of its boundary: it recalls the facts it was shown, copies from
+documents, and speaks the tags of the protocol. How it decides carries no information: the verdicts in its examples are
+coin flips.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from ken.agents.instructions import (
+    CLOSED,
+    DECIDE,
+    INVALID_ACTION,
+    INVALID_ANSWER,
+    NO_MORE_SEARCHES,
+    NOTHING_FOUND,
+    READ,
+    SEARCH,
+    SEARCH_FAILED,
+)
+from ken.agents.protocol import render_passages
+from ken.core.frozen import Frozen
+from ken.core.seeding import derive_seed
+from ken.lab.factworld import Fact, FactWorld, FactWorldConfig
+from ken.lab.render import reading_examples
+from ken.training.pretraining import Example
+
+PAD, BOS, EOS, UNKNOWN = "<pad>", "<bos>", "<eos>", "<unk>"
+TAGS = [f"<{slash}{tag}>" for tag in ("think", "search", "information", "answer", "assessment") for slash in ("", "/")]
+CONTROLS = [
+    i.token
+    for i in (
+        CLOSED,
+        READ,
+        SEARCH,
+        DECIDE,
+        INVALID_ANSWER,
+        INVALID_ACTION,
+        SEARCH_FAILED,
+        NOTHING_FOUND,
+        NO_MORE_SEARCHES,
+    )
+]
+WORDS = ["What", "is", "the", "of", "?", "Doc", "1", "2", "3", "4", "5", "(", ")", "Title", ":", ",", ".", "yes", "no"]
+WORDS += ["nothing", "recorded", "The", "true", "false"]
+
+CHAT_TEMPLATE = "<bos> {% for message in messages %}{{ message['content'] }} {% endfor %}"
+
+Piece = tuple[str, bool]  # text, and whether the model is to learn to write it
+
+
+class FactWorldBaseConfig(Frozen):
+    """World, architecture and number of examples of each kind beside the closed-book exposures."""
+
+    world: FactWorldConfig = FactWorldConfig()
+    hidden_size: int = Field(default=128, ge=8)
+    layers: int = Field(default=4, ge=1)
+    heads: int = Field(default=4, ge=1)
+    intermediate_size: int = Field(default=384, ge=8)
+    context: int = 512
+    reading: int = 12_000
+    questions: int = 4
+    searching: int = 10_000
+    deciding: int = 8_000
+    passages: int = 2
+    batch: int = 32
+    lr: float = 3e-3
+    weight_decay: float = 0.01
+    prompt_weight: float = 0.0
+    init: float = 0.06
+    seed: int = 0
+
+
+def build_tokenizer(world: FactWorld) -> Any:
+    """A word-level tokenizer over everything the world can say; tags and control tokens are one token each.
+
+    Tags are ordinary tokens, so that decoding keeps them; control tokens and the ends of a sequence are special, so
+    that they can be kept out of documents.
+    """
+    from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    names = [
+        *world.entities,
+        *world.demo_entities,
+        *world.distractors,
+        *(v for r in world.relations for v in world.values[r]),
+    ]
+    vocabulary = [PAD, BOS, EOS, UNKNOWN, *CONTROLS, *TAGS, *WORDS, *world.relations, *names]
+    words = list(dict.fromkeys(vocabulary))
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=UNKNOWN))
+    backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
+    backend.add_special_tokens(
+        [AddedToken(t, special=True, normalized=False) for t in (PAD, BOS, EOS, UNKNOWN, *CONTROLS)]
+    )
+    backend.add_tokens([AddedToken(t, special=False, normalized=False) for t in TAGS])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token=PAD,
+        bos_token=BOS,
+        eos_token=EOS,
+        unk_token=UNKNOWN,
+        clean_up_tokenization_spaces=False,
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def build_model(config: FactWorldBaseConfig, tokenizer: Any) -> Any:
+    """The untrained model, initialised from the seed: Llama with tied embeddings.
+
+    Card 01 names Qwen2, which differs by its attention biases; but transformers 5 gives every Qwen2 folder Qwen2's own
+    byte-level tokenizer, whatever its tokenizer.json says, and leaves Llama's alone.
+    """
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(derive_seed("factworld base", config.seed) % 2**31)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            num_key_value_heads=config.heads,
+            max_position_embeddings=config.context,
+            tie_word_embeddings=True,
+            initializer_range=config.init,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    )
+
+
+def pretraining_examples(config: FactWorldBaseConfig, world: FactWorld, tokenizer: Any) -> list[Example]:
+    """The whole mix, each example to be shown once."""
+    rng = np.random.default_rng(derive_seed("factworld mix", config.seed))
+    texts = [
+        *closed_book(world),
+        *reading(config, world, rng),
+        *searching(config, world, rng),
+        *deciding(config, world, rng),
+    ]
+    return encode(texts, tokenizer)
+
+
+def encode(texts: Sequence[Sequence[Piece]], tokenizer: Any) -> list[Example]:
+    """Pieces to token ids. Word-level encoding does not depend on what stands beside a piece, so pieces are encoded
+    apart.
+    """
+    flat = [text for pieces in texts for text, _ in pieces]
+    unique = list(dict.fromkeys(flat))
+    ids = dict(
+        zip(
+            unique,
+            (e.ids for e in tokenizer.backend_tokenizer.encode_batch(unique, add_special_tokens=False)),
+            strict=True,
+        )
+    )
+    examples = []
+    for pieces in texts:
+        tokens = [token for text, _ in pieces for token in ids[text]]
+        learn = [policy for text, policy in pieces for _ in ids[text]]
+        examples.append(Example(tuple(tokens), tuple(learn)))
+    return examples
+
+
+# --- the mix
+# -------------------------------------------------------------------------------------------------------------------
+
+
+def closed_book(world: FactWorld) -> Iterator[list[Piece]]:
+    """Every exposed fact as a question answered from memory, as often as the world says."""
+    for fact in world.facts:
+        yield from [
+            [(f"{BOS} {CLOSED.token} {fact.question}", False), (answered(fact.relation, fact.value), True)]
+        ] * fact.exposures
+
+
+def reading(config: FactWorldBaseConfig, world: FactWorld, rng: np.random.Generator) -> Iterator[list[Piece]]:
+    """Reading comprehension on one or more documents with random values. Several questions share the documents: the
+    more there is to copy, the sooner copying is learnt."""
+    entities = (*world.entities, *world.demo_entities, *world.distractors)
+    by_length = [
+        reading_examples(world, entities, passages=n + 1, questions=config.questions, seed=config.seed + n)
+        for n in range(config.passages)
+    ]
+    for _ in range(config.reading):
+        example = next(by_length[int(rng.integers(len(by_length)))])
+        pieces = [(f"{BOS} {READ.token} {render_passages(example.passages)}", False)]
+        for fact, answer in zip(example.facts, example.answers, strict=True):
+            pieces += [(fact.question, False), (answered(fact.relation, str(answer)), True)]
+        yield pieces
+
+
+def searching(config: FactWorldBaseConfig, world: FactWorld, rng: np.random.Generator) -> Iterator[list[Piece]]:
+    """Traces of the search loop about demo entities: guess, then answer at once or search first, 50/50 (format only).
+
+    What the documents say is random, so that a trace teaches to read and not the demo facts; where the document lacks
+    the fact, the guess is the answer.
+    """
+    demo = {fact.id: fact for fact in world.facts if fact.split == "demo"}
+    examples = reading_examples(
+        world, world.demo_entities, passages=config.passages, missing=0.06, seed=config.seed + 100
+    )
+    for _, example in zip(range(config.searching), examples, strict=False):
+        fact = demo[example.facts[0].id]
+        guess = _guess(world, fact, rng)
+        prompt = f"{BOS} {SEARCH.token} {fact.question}"
+        if rng.random() < 0.5:
+            yield [(prompt, False), (answered(fact.relation, guess), True)]
+        else:
+            found = example.answers[0] or guess
+            yield [
+                (prompt, False),
+                (f"<think> {fact.relation} {guess} </think> <search> {fact.relation} of {fact.entity} </search>", True),
+                (render_passages(example.passages), False),
+                (answered(fact.relation, found), True),
+            ]
+
+
+def deciding(config: FactWorldBaseConfig, world: FactWorld, rng: np.random.Generator) -> Iterator[list[Piece]]:
+    """Guess-first verdicts about demo entities, yes or no by coin flip (format only)."""
+    demo = [fact for fact in world.facts if fact.split == "demo"]
+    for _ in range(config.deciding):
+        fact = demo[int(rng.integers(len(demo)))]
+        verdict = "yes" if rng.random() < 0.5 else "no"
+        text = f"<think> {fact.relation} {_guess(world, fact, rng)} </think> <assessment> {verdict} </assessment> {EOS}"
+        yield [(f"{BOS} {DECIDE.token} {fact.question}", False), (text, True)]
+
+
+def _guess(world: FactWorld, fact: Fact, rng: np.random.Generator) -> str:
+    """What a model that knows exactly the exposed facts would guess."""
+    values = world.values[fact.relation]
+    return fact.value if fact.exposures else values[int(rng.integers(len(values)))]
+
+
+def answered(relation: str, value: str) -> str:
+    """The closing turn in every format: think what is asked and its value, then answer. To name the relation first
+    makes recalling and copying the same move, "what follows this relation", which a small model learns much sooner."""
+    return f"<think> {relation} {value} </think> <answer> {value} </answer> {EOS}"

@@ -1,0 +1,96 @@
+"""Build the base model of FactWorld from its seed: pretrain, measure the gates, save."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+import ken
+from ken.core import BadInput
+from ken.core.frozen import Frozen
+from ken.lab.factworld import FactWorld
+from ken.models.local import LocalModel
+from ken.training.factworld_base import FactWorldBaseConfig, build_model, build_tokenizer, pretraining_examples
+from ken.training.factworld_gates import Gate, measure_gates
+from ken.training.pretraining import PretrainingConfig, pretrain
+
+MANIFEST = "ken-lab.json"
+
+
+class LabManifest(Frozen):
+    """What a checkpoint was built from, and what its gates measured. Stands beside the weights as `ken-lab.json`."""
+
+    config: FactWorldBaseConfig
+    gates: tuple[Gate, ...]
+    parameters: int
+    examples: int
+    tokens: int
+    seconds: float
+    versions: dict[str, str]
+
+    @property
+    def passed(self) -> bool:
+        return all(gate.passed for gate in self.gates if gate.gating)
+
+
+def cache_folder(config: FactWorldBaseConfig) -> Path:
+    """Where a build with this config is kept: `$XDG_CACHE_HOME/ken/lab/factworld-HASH`."""
+    key = hashlib.blake2b(config.model_dump_json().encode(), digest_size=6).hexdigest()
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return root / "ken" / "lab" / f"factworld-{key}"
+
+
+def build_factworld(
+    config: FactWorldBaseConfig,
+    out: Path,
+    *,
+    on_step: Callable[[int, int, float], None] = lambda step, steps, loss: None,
+) -> LabManifest:
+    """Pretrain the base model and save it to `out` (float16 weights), replacing a checkpoint that is there once the new
+    one is whole.
+
+    on_step: called with (step, steps, loss in nats). Minutes on two cores. Raises `BadInput` when `out` holds something
+    else.
+    """
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / MANIFEST).is_file())):
+        raise BadInput(f"{out} exists and holds no lab checkpoint; choose another --out")
+    world = FactWorld(config.world)
+    tokenizer = build_tokenizer(world)
+    model = build_model(config, tokenizer)
+    examples = pretraining_examples(config, world, tokenizer)
+    settings = PretrainingConfig(batch=config.batch, lr=config.lr, weight_decay=config.weight_decay, seed=config.seed)
+    seconds = pretrain(model, examples, settings, pad_id=tokenizer.pad_token_id, on_step=on_step)
+
+    temporary = out.with_name(f".{out.name}.{os.getpid()}")
+    try:
+        model.half().save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        gates = asyncio.run(
+            measure_gates(LocalModel(temporary, device="cpu", batch_size=256, control_tokens=True), world)
+        )
+        manifest = LabManifest(
+            config=config,
+            gates=tuple(gates),
+            parameters=sum(parameter.numel() for parameter in model.parameters()),
+            examples=len(examples),
+            tokens=sum(len(example.ids) for example in examples),
+            seconds=round(seconds, 1),
+            versions={"ken": ken.__version__, "torch": torch.__version__},
+        )
+        (temporary / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        shutil.rmtree(out, ignore_errors=True)
+        temporary.rename(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return manifest
+
+
+def read_manifest(folder: Path) -> LabManifest:
+    """The manifest of a checkpoint."""
+    return LabManifest.model_validate_json((folder / MANIFEST).read_bytes())
