@@ -89,13 +89,19 @@ def test_every_tokenizer_finds_a_word_as_it_is_written(tmp_path: Path, tokenizer
     assert all(index.search(query) for query in ("Größe", "вода", "ville"))
 
 
-def test_equal_scores_come_in_order_of_id_however_the_index_was_built(tmp_path: Path) -> None:
-    documents = [Passage(id=f"{i:03d}", title="same", text="the same words") for i in range(200)]
+def test_equal_scores_come_in_the_same_order_however_the_index_was_built(tmp_path: Path) -> None:
+    documents = [Passage(id=f"{i:03d}", title="same", text="the same words") for i in range(100)]
+    best = Passage(id="best", title="same", text="the same words and a better one")
+    orders = []
     for seed in range(3):
         random.Random(seed).shuffle(documents)
-        index = Index.build(documents[:100], tmp_path / str(seed))
-        index.add(documents[100:])  # more than one segment
-        assert ids(index.search("same words", 5)) == ["000", "001", "002", "003", "004"]
+        index = Index.build(documents[:60], tmp_path / str(seed))
+        index.add([*documents[60:], best])  # more than one segment
+        orders.append(ids(index.search("same words better", 100)))
+        for k in (1, 2, 7):
+            assert ids(index.search("same words better", k)) == orders[0][:k], "and whatever k is"
+    assert orders[0] == orders[1] == orders[2]
+    assert orders[0][0] == "best"
 
 
 def test_k_may_be_larger_than_the_index(index: Index) -> None:

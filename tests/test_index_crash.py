@@ -63,11 +63,11 @@ def generations(folder: Path) -> list[str]:
 
 
 MOMENTS = {
-    "before the first document": 'Index.build(documents("new", 3000, stop=0), sys.argv[1])',
-    "in the middle": 'Index.build(documents("new", 3000, stop=2000), sys.argv[1])',
+    "before the first document": 'Index.build(documents("new", 15_000, stop=0), sys.argv[1])',
+    "in the middle": 'Index.build(documents("new", 15_000, stop=12_000), sys.argv[1])',
     "before the manifest is written": (
         "module.write_manifest = lambda *_: here()\n"
-        'Index.build(documents("new", 3000), sys.argv[1])'
+        'Index.build(documents("new", 15_000), sys.argv[1])'
     ),
     "between writing the manifest and renaming it": (
         "original = module.write_manifest\n"
@@ -75,7 +75,7 @@ MOMENTS = {
         "    storage.Path.replace = lambda *_: here()\n"
         "    original(*args)\n"
         "module.write_manifest = write\n"
-        'Index.build(documents("new", 3000), sys.argv[1])'
+        'Index.build(documents("new", 15_000), sys.argv[1])'
     ),
 }  # fmt: skip
 
@@ -111,15 +111,15 @@ def test_a_build_killed_after_the_switch_has_built(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["add", "update"])
-@pytest.mark.parametrize("stop", [0, 2000])
+@pytest.mark.parametrize("stop", [0, 12_000])
 def test_a_killed_change_has_not_happened_and_can_be_made_again(tmp_path: Path, change: str, stop: int) -> None:
     Index.build(OLD, tmp_path / "i")
-    kill(f'Index.open(sys.argv[1]).{change}(documents("new", 3000, stop={stop}))', tmp_path / "i")
+    kill(f'Index.open(sys.argv[1]).{change}(documents("new", 15_000, stop={stop}))', tmp_path / "i")
     index = Index.open(tmp_path / "i")
     assert {p.id for p in index.search("common", 100)} == {p.id for p in OLD}
-    new = [Passage(id=f"new{i}", text=f"common new number{i}") for i in range(3000)]
-    assert getattr(index, change)(new) == 3000
-    assert len(Index.open(tmp_path / "i")) == 3050
+    new = [Passage(id=f"new{i}", text=f"common new number{i}") for i in range(15_000)]
+    assert getattr(index, change)(new) == 15_000
+    assert len(Index.open(tmp_path / "i")) == 15_050
 
 
 def test_a_second_writer_is_told_to_wait_while_readers_go_on(tmp_path: Path) -> None:

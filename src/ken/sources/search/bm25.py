@@ -20,7 +20,7 @@ from ken.sources.search.unicode import is_well_formed
 
 TITLE_WEIGHT = 2.0
 MAX_TERMS = 512  # of a query; what follows is ignored
-MAX_TIES = 1000
+MAX_TIES = 100
 
 # Snowball stemmers that come with tantivy, plus two analysers without a language.
 LANGUAGES = (
@@ -118,7 +118,8 @@ class BM25:
         """The k best passages, best first.
 
         Equal scores come in an order fixed by the ids, so that results do not depend on how the index was built or
-        merged; beyond `MAX_TIES` equal scores around the cut, which of them are among the k may still depend on it.
+        merged. Where more than `MAX_TIES` equal scores lie around the cut, which of them are among the k may depend on
+        it.
         """
         terms = dict.fromkeys(self._analyzer.analyze(query))
         size = self._searcher.num_docs

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, islice
 from pathlib import Path
 from typing import Literal
 
@@ -29,6 +30,7 @@ Mode = Literal["bm25", "dense", "hybrid"]
 MODES: tuple[Mode, ...] = ("bm25", "dense", "hybrid")
 
 _DEPTH = 100  # of the rankings that are fused
+_SMALL = 10_000  # documents
 
 
 class IndexInfo(Frozen):
@@ -109,8 +111,12 @@ class Index:
             vectors = Vectors(out / settings.dense.folder, settings.dense.dimension) if settings.dense else None
             engine = BM25(generation, tokenizer, create=True)
             pair = (vectors, encoder) if vectors is not None and encoder else None
-            with engine.transaction() as writer:
-                keys = feed(writer, checked(src, bad, progress), settings, pair)
+            documents = checked(src, bad, progress)
+            first = list(
+                islice(documents, _SMALL)
+            )  # a small index is written by one thread, in order: same in, same out
+            with engine.transaction(threads=1 if len(first) < _SMALL else 0) as writer:
+                keys = feed(writer, chain(first, documents), settings, pair)
             write_manifest(out, settings.model_copy(update={"generation": generation.name}))
             if vectors is not None:
                 vectors.compact(keys)

@@ -69,7 +69,7 @@ class Encoder:
             except ImportError as error:
                 raise Unsupported("dense vectors need sentence-transformers; run `pip install 'ken[dense]'`") from error
             # A bar for the weights would stand beside our own.
-            logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+            logging.disable_progress_bar()
             try:
                 self._loaded = SentenceTransformer(self.model)
             except Exception as error:  # whatever a hub, a folder or a configuration can go wrong with
