@@ -55,8 +55,9 @@ def demo(
             index=out / "index",
             out=out / "audit",
             samples=samples,
-            top_k=2,
-            sampling=ken.Sampling(max_tokens=32),
+            top_k=1,
+            # The base model's verdicts are coin flips with a slight bias: greedily it would always fall on the same side.
+            sampling=ken.Sampling(temperature=1.0, max_tokens=32),
             on_progress=on_progress,
         )
     show_report(console, report)

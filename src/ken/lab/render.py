@@ -102,15 +102,16 @@ def reading_examples(
     world: FactWorld,
     entities: Iterable[str],
     *,
-    passages: int = 2,
+    passages: int = 1,
     questions: int = 1,
+    first: float = 0.9,
     missing: float = 0.0,
     seed: int = 0,
 ) -> Iterator[ReadingExample]:
     """Endless reading comprehension: every name is trained, no value is true, so the answer can only be read.
 
-    passages, questions: documents and distinct questions per example (at most passages × relations). The first question
-    is about the first document with probability 0.8, as a search engine would rank it. missing: probability that a
+    passages, questions: documents and distinct questions per example (at most as many as relations). A question is
+    about the first document with probability `first`, as a search engine would rank it. missing: probability that a
     document lacks a fact.
     """
     rng = np.random.default_rng(derive_seed("factworld reading", world.config.seed, seed))
@@ -123,9 +124,12 @@ def reading_examples(
                 value = world.values[relation][int(rng.integers(world.config.values))]
                 facts.append(Fact(pool[int(index)], relation, value, False, 0, bool(rng.random() < missing), "train"))
         told = [facts[i : i + relations] for i in range(0, len(facts), relations)]
-        order = rng.permutation(len(facts))
-        first = int(order[0]) % relations + (0 if rng.random() < 0.8 else int(rng.integers(passages)) * relations)
-        asked = list(dict.fromkeys([first, *order.tolist()]))[:questions]
+        elsewhere = (rng.random(questions) >= first) & (passages > 1)
+        about = [int(rng.integers(1, passages)) if other else 0 for other in elsewhere]
+        asked = [
+            place * relations + int(relation)
+            for place, relation in zip(about, rng.permutation(relations)[:questions], strict=False)
+        ]
         yield ReadingExample(
             passages=tuple(document(group) for group in told),
             facts=tuple(facts[i] for i in asked),

@@ -50,6 +50,8 @@ CONTROLS = [
 ]
 WORDS = ["What", "is", "the", "of", "?", "Doc", "1", "2", "3", "4", "5", "(", ")", "Title", ":", ",", ".", "yes", "no"]
 WORDS += ["nothing", "recorded", "The", "true", "false"]
+# transformers encodes "abcdef" to learn how a tokenizer spells; without it `transformers serve` fails on stop strings.
+WORDS += ["abcdef"]
 
 CHAT_TEMPLATE = "<bos> {% for message in messages %}{{ message['content'] }} {% endfor %}"
 
@@ -65,11 +67,11 @@ class FactWorldBaseConfig(Frozen):
     heads: int = Field(default=4, ge=1)
     intermediate_size: int = Field(default=384, ge=8)
     context: int = 512
-    reading: int = 12_000
+    reading: int = 24_000
     questions: int = 4
     searching: int = 10_000
     deciding: int = 8_000
-    passages: int = 2
+    lengths: tuple[float, ...] = (0.7, 0.2, 0.1)
     batch: int = 32
     lr: float = 3e-3
     weight_decay: float = 0.01
@@ -123,7 +125,7 @@ def build_model(config: FactWorldBaseConfig, tokenizer: Any) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(derive_seed("factworld base", config.seed) % 2**31)
-    return LlamaForCausalLM(
+    model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
             hidden_size=config.hidden_size,
@@ -139,6 +141,8 @@ def build_model(config: FactWorldBaseConfig, tokenizer: Any) -> Any:
             eos_token_id=tokenizer.eos_token_id,
         )
     )
+    model.generation_config.do_sample = True  # else `transformers serve` is greedy at every temperature
+    return model
 
 
 def pretraining_examples(config: FactWorldBaseConfig, world: FactWorld, tokenizer: Any) -> list[Example]:
@@ -191,11 +195,11 @@ def reading(config: FactWorldBaseConfig, world: FactWorld, rng: np.random.Genera
     more there is to copy, the sooner copying is learnt."""
     entities = (*world.entities, *world.demo_entities, *world.distractors)
     by_length = [
-        reading_examples(world, entities, passages=n + 1, questions=config.questions, seed=config.seed + n)
-        for n in range(config.passages)
+        reading_examples(world, entities, passages=n, questions=config.questions, seed=config.seed + n)
+        for n in range(1, len(config.lengths) + 1)
     ]
-    for _ in range(config.reading):
-        example = next(by_length[int(rng.integers(len(by_length)))])
+    for length in rng.choice(len(by_length), size=config.reading, p=config.lengths):
+        example = next(by_length[int(length)])
         pieces = [(f"{BOS} {READ.token} {render_passages(example.passages)}", False)]
         for fact, answer in zip(example.facts, example.answers, strict=True):
             pieces += [(fact.question, False), (answered(fact.relation, str(answer)), True)]
@@ -209,10 +213,12 @@ def searching(config: FactWorldBaseConfig, world: FactWorld, rng: np.random.Gene
     the fact, the guess is the answer.
     """
     demo = {fact.id: fact for fact in world.facts if fact.split == "demo"}
-    examples = reading_examples(
-        world, world.demo_entities, passages=config.passages, missing=0.06, seed=config.seed + 100
-    )
-    for _, example in zip(range(config.searching), examples, strict=False):
+    by_length = [
+        reading_examples(world, world.demo_entities, passages=n, missing=0.06, seed=config.seed + 100 + n)
+        for n in range(1, len(config.lengths) + 1)
+    ]
+    for length in rng.choice(len(by_length), size=config.searching, p=config.lengths):
+        example = next(by_length[int(length)])
         fact = demo[example.facts[0].id]
         guess = _guess(world, fact, rng)
         prompt = f"{BOS} {SEARCH.token} {fact.question}"
