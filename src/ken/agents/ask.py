@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
 
 from ken.agents.background import run
 from ken.core import BadInput, Question, Sampling, Trajectory
@@ -55,28 +58,35 @@ async def ask_async(
 
     chosen = load_strategy(strategy) if isinstance(strategy, str) else strategy
     asked = as_question(question)
-    sources = open_sources(index, top_k)
-    if chosen.needs_search and sources.search is None:
+    if not isinstance(model, str | Model):
+        raise BadInput(f"a model is a spec such as 'openai/gpt-4o-mini' or a loaded model, not {type(model).__name__}")
+    if chosen.needs_search and index is None:
         raise BadInput(
             f"the strategy {chosen.name!r} searches, but no index was given; name one, or use the strategy 'direct'"
         )
-    loaded = load_model(model, **model_options) if isinstance(model, str) else model
+    sources = open_sources(index, top_k)
+    loaded: Model | None = None
     try:
+        # Loading takes seconds; in a thread, so that questions of others on the same loop go on.
+        loaded = await asyncio.to_thread(load_model, model, **model_options) if isinstance(model, str) else model
         return await chosen.run(asked, loaded, sources, sampling=sampling)
     finally:
-        if isinstance(model, str):
+        if loaded is not None and loaded is not model:
             await loaded.close()
         if sources.search is not None and sources.search is not index:
             await sources.search.close()
 
 
 def as_question(question: str | Question) -> Question:
-    """A string as a question. Raises `BadInput` when it is empty."""
+    """A string as a question. Raises `BadInput` when it is empty or no valid text."""
     if isinstance(question, Question):
         return question
     if not question.strip():
         raise BadInput("the question is empty; ask something")
-    return Question(id="ask", text=question)
+    try:
+        return Question(id="ask", text=question)
+    except ValidationError as error:  # lone surrogates: bytes on the command line that are not UTF-8
+        raise BadInput(f"the question is no valid text ({error.errors()[0]['msg']}); give it in UTF-8") from error
 
 
 def open_sources(index: object, top_k: int) -> Sources:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 from ken.core import (
     ModelError,
@@ -46,7 +47,7 @@ class Attempt:
         self._segments: list[Segment] = []
         self._messages: list[Message] = []
         self._ids: list[int] = []  # everything the model has seen or said in this conversation
-        self._pending: list[str] = []  # observation text not yet shown to the model
+        self._pending: list[str | Instruction] = []  # observation text not yet shown to the model
         self._usage = Usage()
         self._started = time.perf_counter()
 
@@ -62,6 +63,7 @@ class Attempt:
         seed = derive_seed(self.sampling.seed, self.question.id, self.strategy, self.sample, self._usage.model_calls)
         sampling = self.sampling.but(stop=stop, seed=seed)
         (generation,) = await self.model.generate(self._messages, sampling=sampling)
+        generation = _encodable(generation)
         self._usage += generation.usage
         self._record_context(generation)
         self._segments.append(
@@ -74,14 +76,17 @@ class Attempt:
     def observe(self, content: str | Instruction) -> None:
         """Put text from the environment into the model's context."""
         self._messages.append(Message("observation", content))
-        self._pending.append(content.text if isinstance(content, Instruction) else content)
+        self._pending.append(content)
 
     async def search(self, query: str) -> tuple[Passage, ...] | None:
-        """Search and note both steps. None when the search engine failed, which is noted as an error observation."""
-        self.steps.append(Search(query=query))
+        """Search and note both steps. None when the search engine failed, which is noted as an error observation.
+
+        Raises `SourceError` when there is no search engine.
+        """
         retriever = self.sources.search
         if retriever is None:
             raise SourceError(f"the strategy {self.strategy!r} searches, but there is no index; give one with --index")
+        self.steps.append(Search(query=query))
         self._usage += Usage(search_calls=1)
         try:
             passages = tuple(await retriever.search(query, self.sources.top_k))
@@ -108,13 +113,13 @@ class Attempt:
 
     def _record_context(self, generation: Generation) -> None:
         """Record what the model saw since it last wrote: the prompt of a new conversation, or observations."""
-        first = self._messages[-1].role != "policy" and not any(m.role == "policy" for m in self._messages)
-        text = generation.prompt_text if first else "".join(self._pending)
+        first = not any(message.role == "policy" for message in self._messages)
+        text = generation.prompt_text if first else "".join(_shown(c, generation.prompt_text) for c in self._pending)
         seen = generation.prompt_token_ids
         if seen is None:
             ids = None
         else:
-            if list(seen[: len(self._ids)]) != self._ids:
+            if list(seen[: len(self._ids)]) != self._ids:  # what was seen or sampled before has been cut or re-encoded
                 raise ModelError(
                     "the conversation outgrew the model's context; use fewer passages (--top-k) or a model with more"
                 )
@@ -122,3 +127,19 @@ class Attempt:
             self._ids = list(seen)
         self._segments.append(Segment(role="prompt" if first else "observation", text=text, token_ids=ids))
         self._pending = []
+
+
+def _shown(content: str | Instruction, prompt: str) -> str:
+    """An observation as this model saw it: of an instruction, the text or the control token."""
+    if isinstance(content, str):
+        return content
+    return content.text if content.text in prompt else content.token
+
+
+def _encodable(generation: Generation) -> Generation:
+    """The generation without lone surrogates, which a server can send as JSON escapes and no file can hold."""
+    try:
+        generation.text.encode()
+    except UnicodeEncodeError:
+        return replace(generation, text=generation.text.encode(errors="replace").decode())
+    return generation

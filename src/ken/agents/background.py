@@ -7,29 +7,64 @@ models and HTTP connections stay usable from one call to the next, since the loo
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Coroutine
-from functools import cache
 from typing import Any, TypeVar
+
+from ken.core import BadInput
 
 T = TypeVar("T")
 
+CLEANUP_SECONDS = 10
+
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
-    """The result of `coroutine`. Ctrl-C cancels it, waits until it has cleaned up, and is raised again."""
-    future = asyncio.run_coroutine_threadsafe(coroutine, _loop())
+    """The result of `coroutine`. Ctrl-C cancels it, waits until it has cleaned up, and is raised again.
+
+    Raises `BadInput` when called by a coroutine that itself runs here: it would wait for itself.
+    """
+    loop = _background.loop()
+    if _background.is_current():
+        coroutine.close()
+        raise BadInput("this is already running inside Ken; await the coroutine instead (`await ken.ask_async(...)`)")
+    ended = threading.Event()
+
+    async def whole() -> T:
+        try:
+            return await coroutine
+        finally:
+            ended.set()
+
+    future = asyncio.run_coroutine_threadsafe(whole(), loop)
     try:
         return future.result()
     except KeyboardInterrupt:
-        done = threading.Event()
-        future.add_done_callback(lambda _: done.set())
         future.cancel()
-        done.wait(timeout=10)
+        ended.wait(CLEANUP_SECONDS)
         raise
 
 
-@cache
-def _loop() -> asyncio.AbstractEventLoop:
-    loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, name="ken", daemon=True).start()
-    return loop
+class _Background:
+    """The loop and its thread, made when first needed."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    def loop(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(target=self._loop.run_forever, name="ken", daemon=True)
+                self._thread.start()
+            return self._loop
+
+    def is_current(self) -> bool:
+        return self._thread is threading.current_thread()
+
+
+_background = _Background()
+if hasattr(os, "register_at_fork"):  # threads do not survive a fork: the child starts its own
+    os.register_at_fork(after_in_child=_background.__init__)  # type: ignore[misc]

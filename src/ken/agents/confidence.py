@@ -15,12 +15,16 @@ def span_probability(generation: Generation, start: int, end: int) -> float | No
     """
     if generation.logprobs is None or generation.tokens is None:
         return None
-    total, position, hit = 0.0, 0, False
+    total, position, hit, unwritten = 0.0, 0, False, 0.0
     for token, logprob in zip(generation.tokens, generation.logprobs, strict=True):
+        unwritten += logprob
+        if not token:  # the first bytes of a character, which is written with its last
+            continue
         if position < end and position + len(token) > start:
-            total += logprob
+            total += unwritten
             hit = True
         position += len(token)
+        unwritten = 0.0
     return min(1.0, math.exp(total)) if hit and position == len(generation.text) else None
 
 

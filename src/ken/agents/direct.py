@@ -5,9 +5,9 @@ from __future__ import annotations
 from ken.agents.attempt import Attempt
 from ken.agents.confidence import tag_probability
 from ken.agents.instructions import CLOSED, INVALID_ANSWER
-from ken.agents.protocol import escape, parse_answer, parse_steps
+from ken.agents.protocol import escape, parse_answer, parse_steps, parse_thoughts
 from ken.agents.strategy import Strategy
-from ken.core import Answer
+from ken.core import Answer, Malformed, Search
 
 
 class Direct(Strategy):
@@ -21,10 +21,15 @@ class Direct(Strategy):
 
 
 async def write_answer(attempt: Attempt, *, reminders: int = 1) -> None:
-    """Let the model write until it has answered; remind it of the form at most `reminders` times."""
+    """Let the model write until it has answered; remind it of the form at most `reminders` times.
+
+    A search that it writes is not carried out, so it counts as malformed and not as a search.
+    """
     for turn in range(reminders + 1):
         generation = await attempt.generate(stop=("</answer>",))
-        attempt.steps.extend(s for s in parse_steps(generation.text) if not isinstance(s, Answer))
+        attempt.steps.extend(parse_thoughts(generation.text))
+        if any(isinstance(step, Search) for step in parse_steps(generation.text)):
+            attempt.steps.append(Malformed(text=generation.text, problem="a search where none is possible"))
         answer = parse_answer(generation.text)
         if isinstance(answer, Answer):
             confidence = tag_probability(generation, "answer")

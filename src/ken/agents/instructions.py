@@ -45,27 +45,32 @@ DECIDE = Instruction(
     ),
 )
 
+# What follows is put into the model's own running turn, hence the blank lines around it.
+
 INVALID_ANSWER = Instruction(
     token="<invalid>",
-    text="That did not contain an answer in the required form. Write only the answer between <answer> and </answer>.",
+    text=(
+        "\n\nThat did not contain an answer in the required form. Write only the answer between <answer> and "
+        "</answer>.\n\n"
+    ),
 )
 
 INVALID_ACTION = Instruction(
     token="<invalid>",
     text=(
-        "That was not a valid action. To search, write the query between <search> and </search>; to answer, write the "
-        "answer between <answer> and </answer>."
+        "\n\nThat was not a valid action. To search, write the query between <search> and </search>; to answer, write "
+        "the answer between <answer> and </answer>.\n\n"
     ),
 )
 
 SEARCH_FAILED = Instruction(
     token="<failed>",
-    text="<information>The search engine did not answer.</information>",
+    text="\n\n<information>The search engine did not answer.</information>\n\n",
 )
 
-NOTHING_FOUND = Instruction(token="<nothing>", text="<information>Nothing was found.</information>")
+NOTHING_FOUND = Instruction(token="<nothing>", text="\n\n<information>Nothing was found.</information>\n\n")
 
 NO_MORE_SEARCHES = Instruction(
     token="<enough>",
-    text="No more searches are possible. Give your best answer between <answer> and </answer>.",
+    text="\n\nNo more searches are possible. Give your best answer between <answer> and </answer>.\n\n",
 )

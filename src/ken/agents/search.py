@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from ken.agents.attempt import Attempt
 from ken.agents.confidence import tag_probability
+from ken.agents.direct import write_answer
 from ken.agents.instructions import INVALID_ACTION, NO_MORE_SEARCHES, NOTHING_FOUND, SEARCH, SEARCH_FAILED
-from ken.agents.protocol import escape, parse_action, parse_steps, render_passages
+from ken.agents.protocol import escape, parse_action, parse_thoughts, render_passages
 from ken.agents.strategy import Strategy
-from ken.core import Answer, Malformed, Search
+from ken.core import Answer, BadInput, Malformed, Search
 from ken.models import Generation
+
+STOP = ("</search>", "</answer>")
 
 
 class SearchLoop(Strategy):
@@ -20,13 +23,14 @@ class SearchLoop(Strategy):
     needs_search = True
 
     def __init__(self, max_turns: int = 4) -> None:
+        if max_turns < 1:
+            raise BadInput(f"max_turns is {max_turns}; the search loop needs at least one turn, or use 'direct'")
         self.max_turns = max_turns
 
     async def solve(self, attempt: Attempt) -> None:
         attempt.begin(SEARCH, escape(attempt.question.text))
         for _ in range(self.max_turns):
-            generation = await attempt.generate(stop=("</search>", "</answer>"))
-            action = _act(attempt, generation)
+            action = _act(attempt, await attempt.generate(stop=STOP))
             if isinstance(action, Answer):
                 return
             if isinstance(action, Malformed):
@@ -39,19 +43,17 @@ class SearchLoop(Strategy):
                 attempt.observe(f"\n\n{render_passages(passages)}\n\n")
             else:
                 attempt.observe(NOTHING_FOUND)
-        generation = await attempt.generate(stop=("</search>", "</answer>"))
-        if isinstance(
-            _act(attempt, generation), Search
-        ):  # searching is over; one reminder, then it ends without an answer
+        generation = await attempt.generate(stop=STOP)
+        if isinstance(_act(attempt, generation), Search):  # one reminder, then it ends with or without an answer
             attempt.steps.append(Malformed(text=generation.text, problem="a search after the last turn"))
             attempt.observe(NO_MORE_SEARCHES)
-            _act(attempt, await attempt.generate(stop=("</answer>",)))
+            await write_answer(attempt, reminders=0)
 
 
 def _act(attempt: Attempt, generation: Generation) -> Search | Answer | Malformed:
     """Record the thoughts of a turn and its answer; return its action. A search is recorded when it is carried out."""
     action = parse_action(generation.text)
-    attempt.steps.extend(s for s in parse_steps(generation.text) if not isinstance(s, Search | Answer | Malformed))
+    attempt.steps.extend(parse_thoughts(generation.text))
     if isinstance(action, Answer):
         action = action.model_copy(update={"confidence": tag_probability(generation, "answer")})
     if not isinstance(action, Search):
