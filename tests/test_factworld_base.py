@@ -23,6 +23,7 @@ from ken.training.factworld_base import (  # noqa: E402
     deciding,
     encode,
     pretraining_examples,
+    querying,
     searching,
 )
 from ken.training.factworld_build import build_factworld, read_manifest  # noqa: E402
@@ -37,6 +38,7 @@ SMALL = FactWorldBaseConfig(
     heads=2,
     reading=40,
     searching=20,
+    querying=20,
     deciding=20,
 )
 
@@ -64,8 +66,12 @@ def test_no_example_of_another_kind_tells_a_fact_about_the_worlds_entities(world
 
     rng = np.random.default_rng(0)
     for pieces in [*searching(SMALL, world, rng), *deciding(SMALL, world, rng)]:
-        text = " ".join(piece for piece, _ in pieces)
-        assert not any(f" {entity} ?" in text for entity in world.entities)
+        assert not any(f" {entity}?" in piece for piece, _ in pieces for entity in world.entities)
+    for prompt, (query, _), (documents, _), (answer, _) in querying(SMALL, world, rng):
+        assert prompt[0].endswith("<search>")
+        assert not prompt[1], "neither the guess nor the decision to search is learnt"
+        assert not any(value in query for values in world.values.values() for value in values)
+        assert answer.split("<answer> ")[1].split()[0] in documents, "the answer is read, not known"
 
 
 def test_verdicts_in_pretraining_say_nothing_about_what_is_known(world: FactWorld) -> None:

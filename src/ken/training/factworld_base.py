@@ -67,9 +67,10 @@ class FactWorldBaseConfig(Frozen):
     heads: int = Field(default=4, ge=1)
     intermediate_size: int = Field(default=384, ge=8)
     context: int = 512
-    reading: int = 24_000
+    reading: int = 18_000
     questions: int = 4
     searching: int = 10_000
+    querying: int = 10_000
     deciding: int = 8_000
     lengths: tuple[float, ...] = (0.7, 0.2, 0.1)
     batch: int = 32
@@ -152,6 +153,7 @@ def pretraining_examples(config: FactWorldBaseConfig, world: FactWorld, tokenize
         *closed_book(world),
         *reading(config, world, rng),
         *searching(config, world, rng),
+        *querying(config, world, rng),
         *deciding(config, world, rng),
     ]
     return encode(texts, tokenizer)
@@ -232,6 +234,25 @@ def searching(config: FactWorldBaseConfig, world: FactWorld, rng: np.random.Gene
                 (render_passages(example.passages), False),
                 (answered(fact.relation, found), True),
             ]
+
+
+def querying(config: FactWorldBaseConfig, world: FactWorld, rng: np.random.Generator) -> Iterator[list[Piece]]:
+    """Search traces about the world's own entities, so that it can ask and read about any of them.
+
+    They tell no fact and favour no action: the guess is random and, like the decision to search, not learnt; only the
+    query is, and what is read in a document with random values.
+    """
+    examples = reading_examples(world, world.entities, seed=config.seed + 200)
+    for _, example in zip(range(config.querying), examples, strict=False):
+        (fact,) = example.facts
+        values = world.values[fact.relation]
+        guess = values[int(rng.integers(len(values)))]
+        yield [
+            (f"{BOS} {SEARCH.token} {fact.question} <think> {fact.relation} {guess} </think> <search>", False),
+            (f"{fact.relation} of {fact.entity} </search>", True),
+            (render_passages(example.passages), False),
+            (answered(fact.relation, str(example.answers[0])), True),
+        ]
 
 
 def deciding(config: FactWorldBaseConfig, world: FactWorld, rng: np.random.Generator) -> Iterator[list[Piece]]:

@@ -11,7 +11,7 @@ from ken.agents import Adaptive, Direct
 from ken.agents.adaptive import decide
 from ken.agents.attempt import Attempt
 from ken.agents.confidence import tag_probability
-from ken.agents.instructions import CLOSED, READ
+from ken.agents.instructions import CLOSED, READ, SEARCH
 from ken.agents.protocol import parse_answer, render_passages
 from ken.core import Answer, Question, Sampling
 from ken.lab.factworld import FactWorld
@@ -66,6 +66,7 @@ async def measure_gates(model: Model, world: FactWorld, *, samples: int = 8, see
             0.06,
         ),
         Gate("read-and-copy accuracy", await _reading(model, world), 0.95, 1.0),
+        Gate("queries that ask for the right thing", await _querying(model, asked), 0.95, 1.0),
         Gate("AUROC of max-probability, exposed or not", auroc([p for _, p in replies], exposed) or 0.0, 0.9, 1.0),
         Gate("base F1_aware (verdict sampled, held-out facts)", aware.f1, 0.35, 0.6),
         Gate("share of held-out facts it can answer alone", _mean(solvable), 0.3, 0.6, gating=False),
@@ -92,6 +93,19 @@ async def _reading(model: Model, world: FactWorld, count: int = 500) -> float:
     examples = islice(reading_examples(world, world.entities, seed=UNSEEN), count)
     tasks = [read(f"{render_passages(e.passages)} {e.facts[0].question}", str(e.answers[0])) for e in examples]
     return _mean(await asyncio.gather(*tasks))
+
+
+async def _querying(model: Model, asked: Sequence[Question]) -> float:
+    """Share of questions for which the query, once it searches, names the relation and the entity."""
+
+    async def right(question: Question) -> bool:
+        entity, relation = question.id.split(".")
+        opened = Message("policy", f"<think> {relation} {question.answers[0]} </think> <search>")
+        conversation = [Message("system", SEARCH), Message("user", question.text), opened]
+        (generation,) = await model.generate(conversation, sampling=Sampling(max_tokens=8, stop=("</search>",)))
+        return generation.text.removesuffix("</search>").lower().split() == [relation, "of", entity]
+
+    return _mean(await asyncio.gather(*(right(question) for question in asked)))
 
 
 async def _decisions(
