@@ -10,11 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, ModelWrapValidatorHandler, ValidationError, model_validator
 
+from ken.core.errors import BadInput
 from ken.core.frozen import Frozen
 from ken.core.seeding import derive_seed
 from ken.lab.names import invented_names
@@ -28,6 +29,8 @@ class FactWorldConfig(Frozen):
     exposed_*: probability that a fact is seen in pretraining; min/max_exposures: how often, drawn log-uniformly.
     withheld_*: probability that the entity's document lacks a fact. test_share: facts held out from every training
     prompt.
+
+    Raises `BadInput` for a value out of range.
     """
 
     entities: int = Field(default=600, ge=1)
@@ -45,11 +48,20 @@ class FactWorldConfig(Frozen):
     test_share: float = Field(default=0.25, ge=0, le=1)
     seed: int = 0
 
-    @model_validator(mode="after")
-    def _ordered(self) -> FactWorldConfig:
-        if self.max_exposures < self.min_exposures:
-            raise ValueError("max_exposures must not be below min_exposures")
-        return self
+    @model_validator(mode="wrap")
+    @classmethod
+    def _explained(cls, values: Any, handler: ModelWrapValidatorHandler[FactWorldConfig]) -> FactWorldConfig:
+        try:
+            config = handler(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(map(str, first["loc"]))
+            raise BadInput(f"a FactWorld cannot have {name} = {first['input']!r}: {first['msg'].lower()}") from error
+        if config.max_exposures < config.min_exposures:
+            raise BadInput(
+                f"max_exposures ({config.max_exposures}) is below min_exposures ({config.min_exposures}); raise it"
+            )
+        return config
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from itertools import groupby
 
 import numpy as np
 
-from ken.core import Passage, Question
+from ken.core import BadInput, Passage, Question
 from ken.core.seeding import derive_seed
 from ken.lab.factworld import Fact, FactWorld
 

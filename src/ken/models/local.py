@@ -7,21 +7,26 @@ for one question at a time fill the hardware without knowing of each other.
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from ken.core import ModelError, Sampling, Usage
+from ken.core import BadInput, ModelError, Sampling, Usage
 from ken.models.conversation import Conversation, Generation, Instruction, Message, Score
 
 if TYPE_CHECKING:
     import numpy as np
+
+T = TypeVar("T")
+CACHED_OPENINGS = 1024  # rendered prompts kept: the samples of one question share theirs
 
 
 @dataclass(slots=True)
@@ -40,7 +45,7 @@ class LocalModel:
     own on a GPU and float32 on a CPU. batch_size: most sequences decoded at once. control_tokens: instructions are
     given as one token (lab models).
 
-    Raises `ModelError` when the model cannot be loaded.
+    Raises `ModelError` when the model cannot be loaded, `BadInput` for an unknown dtype or a batch_size below 1.
     """
 
     def __init__(
@@ -53,73 +58,86 @@ class LocalModel:
         batch_size: int = 64,
         control_tokens: bool = False,
     ) -> None:
-        import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        try:
-            kind = getattr(torch, dtype) if dtype else (torch.float32 if device == "cpu" else "auto")
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(path)
-            model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=kind)
-            model.to(device).eval()
-        except (OSError, ValueError, KeyError, AttributeError, RuntimeError) as error:
-            reason = str(error).strip().partition("\n")[0]
-            raise ModelError(
-                f"the model {str(path)!r} cannot be loaded ({reason}); name a folder or a model of the hub"
-            ) from error
-        self.model = model
-        if not self.tokenizer.is_fast:
-            raise ModelError(
-                f"the model {str(path)!r} has no fast tokenizer (tokenizer.json); convert it with transformers first"
-            )
+        if batch_size < 1:
+            raise BadInput(f"batch_size is {batch_size}; at least one sequence must be decoded at once")
+        self.model, self.tokenizer = _load(path, device, dtype)
         self.spec = spec or f"hf/{path}"
         self.batch_size, self.control_tokens = batch_size, control_tokens
         self._end_ids = _end_ids(self.model, self.tokenizer)
         self._pad_id = (
             self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else min(self._end_ids, default=0)
         )
-        self._limit: int = getattr(self.model.config, "max_position_embeddings", None) or 2**31
+        config = self.model.config.get_text_config(decoder=True)
+        self._limit: int = getattr(config, "max_position_embeddings", None) or 2**31
+        self._special = _any_of([t.content for t in self.tokenizer.added_tokens_decoder.values() if t.special])
+        self._opening = lru_cache(CACHED_OPENINGS)(self._render_opening)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ken-local")
-        self._lock = threading.Lock()  # one forward pass at a time, also when two event loops share the model
+        self._closed = False
+        self._encoding = threading.Lock()  # how special tokens are read is a setting of the shared tokenizer
         self._lanes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Lane] = weakref.WeakKeyDictionary()
 
     async def generate(
         self, conversation: Conversation, *, n: int = 1, sampling: Sampling = Sampling()
     ) -> list[Generation]:
-        """Continue a conversation `n` times; sample i > 0 draws with seed + i. Raises `ModelError` when it exceeds the
-        context.
+        """Continue a conversation `n` times; sample i > 0 draws with seed + i.
+
+        Raises `ModelError` when the conversation exceeds the context, and for all who share a batch when the model
+        fails; `BadInput` for n < 1.
         """
+        if n < 1:
+            raise BadInput("n must be at least 1")
         text, prompt = self.render(conversation)
-        if len(prompt) >= self._limit:
-            raise ModelError(
-                f"the prompt has {len(prompt)} tokens, {self.spec} takes fewer than {self._limit}; use fewer passages"
-            )
+        self._check(prompt)
         loop = asyncio.get_running_loop()
-        lane = self._lanes.setdefault(loop, _Lane(self))
+        lane = self._lanes.get(loop) or self._lanes.setdefault(loop, _Lane(self))
         request = _Request(tuple(prompt), text, n, sampling, loop.create_future())
         lane.submit(request)
         return await request.future
 
     async def score(self, conversation: Conversation, continuation: str) -> Score:
-        """Log-probabilities of `continuation`, encoded on its own, after `conversation`."""
+        """Log-probabilities of `continuation`, encoded on its own, after `conversation`. Raises `ModelError`."""
         _, prompt = self.render(conversation)
         ids = self._encode(continuation)
-        if not ids:
-            return Score((), ())
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._score, prompt, ids)
+        self._check([*prompt, *ids[:-1]])
+        return await self._alone(self._score, prompt, ids) if ids else Score((), ())
 
     async def hidden_states(self, conversation: Conversation, continuation: str = "") -> np.ndarray:
         """Hidden states over the rendered conversation and continuation: float32 [layers + 1, tokens, width]; layer 0
-        is the embedding.
+        is the embedding, the last one is after the final normalisation. Raises `ModelError`.
         """
         _, prompt = self.render(conversation)
         ids = [*prompt, *self._encode(continuation)]
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._hidden_states, ids)
+        self._check(ids[:-1])
+        return await self._alone(self._hidden_states, ids)
 
     async def close(self) -> None:
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        """Refuse further calls; those under way end as usual."""
+        self._closed = True
+        self._thread.shutdown(wait=False)
+
+    def _check(self, ids: Sequence[int]) -> None:
+        """Raise `ModelError` unless these ids can stand before a token that is to be predicted."""
+        if self._closed:
+            raise ModelError(f"{self.spec} has been closed; load it again")
+        if not ids:
+            raise ModelError(f"the prompt is empty for {self.spec}; its chat template or tokenizer gives no tokens")
+        if len(ids) >= self._limit:
+            raise ModelError(
+                f"the prompt has {len(ids)} tokens, {self.spec} takes fewer than {self._limit}; use fewer passages"
+            )
+
+    async def _alone(self, work: Callable[..., T], *arguments: object) -> T:
+        """Run `work` in the model's thread, between batches."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
+        except Exception as error:
+            raise self.failure(error) from error
+
+    def failure(self, error: Exception) -> ModelError:
+        """What went wrong inside the model, in one line."""
+        if isinstance(error, ModelError):
+            return ModelError(f"{self.spec}: {error}")
+        return ModelError(f"{self.spec} failed: {type(error).__name__}: {_first_line(error)}")
 
     # --- prompts
     # -----------------------------------------------------------------------------------------------------------------
@@ -129,7 +147,8 @@ class LocalModel:
         observation text as one running assistant turn. Policy ids are taken as sampled; observations are encoded with
         special tokens as plain text, so that a document cannot smuggle in a control token."""
         opening = [m for m in conversation if m.role in {"system", "user"}]
-        text, ids = self._render_opening(opening)
+        text, opened = self._opening(tuple((m.role, self._content(m)) for m in opening))
+        ids = list(opened)
         pieces = [text]
         for message in conversation[len(opening) :]:
             content = self._content(message)
@@ -141,19 +160,20 @@ class LocalModel:
                 ids.extend(self._encode(content, plain=plain))
         return "".join(pieces), ids
 
-    def _render_opening(self, messages: Sequence[Message]) -> tuple[str, list[int]]:
-        turns = [{"role": m.role, "content": self._content(m)} for m in messages]
+    def _render_opening(self, messages: tuple[tuple[str, str], ...]) -> tuple[str, tuple[int, ...]]:
+        turns = [{"role": role, "content": content} for role, content in messages]
+        merged = "\n\n".join(turn["content"] for turn in turns)
         if not self.tokenizer.chat_template:
-            text = "\n\n".join(turn["content"] for turn in turns) + "\n\n"
-            return text, list(self.tokenizer(text)["input_ids"])
+            text = merged + "\n\n"
+            return text, tuple(self._encode(text, begin=True))
         try:
-            text = self._template(turns)
-        except Exception as error:  # a template may refuse a system turn (Gemma); jinja raises its own kinds
-            if turns[0]["role"] != "system":
-                raise ModelError(f"the chat template of {self.spec} failed: {error}") from error
-            merged = "\n\n".join(turn["content"] for turn in turns)
-            text = self._template([{"role": "user", "content": merged}])
-        return text, self._encode(text)
+            try:
+                text = self._template(turns)
+            except Exception:  # a template may refuse a system turn (Gemma); jinja raises its own kinds
+                text = self._template([{"role": "user", "content": merged}])
+        except Exception as error:
+            raise ModelError(f"the chat template of {self.spec} failed: {_first_line(error)}") from error
+        return text, tuple(self._encode(text))
 
     def _template(self, turns: list[dict[str, str]]) -> str:
         return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
@@ -161,10 +181,23 @@ class LocalModel:
     def _content(self, message: Message) -> str:
         if isinstance(message.content, Instruction):
             return message.content.token if self.control_tokens else message.content.text
-        return message.content
+        return self._without_special(message.content) if message.role == "user" else message.content
 
-    def _encode(self, text: str, *, plain: bool = False) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=plain)["input_ids"])
+    def _without_special(self, text: str) -> str:
+        """Untrusted text that goes through the chat template, its special tokens broken by a space: `< |im_end|>`.
+
+        They cannot be encoded as plain text there, because the template's own must not be.
+        """
+        while self._special and self._special.search(text):
+            text = self._special.sub(lambda match: f"{match[0][0]} {match[0][1:]}".strip(), text)
+        return text
+
+    def _encode(self, text: str, *, plain: bool = False, begin: bool = False) -> list[int]:
+        """Token ids. plain: special tokens are read as ordinary text. begin: with the marks that begin a sequence."""
+        backend = self.tokenizer.backend_tokenizer
+        with self._encoding:
+            backend.encode_special_tokens = plain
+            return list(backend.encode(text, add_special_tokens=begin).ids)
 
     # --- work in the model's thread
     # --------------------------------------------------------------------------------------------
@@ -173,19 +206,21 @@ class LocalModel:
         from ken.models.decoding import Row, decode
 
         rows = [
-            [Row(r.prompt, r.sampling.but(seed=r.sampling.seed + i) if i else r.sampling) for i in range(r.n)]
+            [
+                Row(r.prompt, r.sampling.but(seed=r.sampling.seed + i) if i else r.sampling, r.future.done)
+                for i in range(r.n)
+            ]
             for r in requests
         ]
         started = time.perf_counter()
-        with self._lock:
-            decode(
-                self.model,
-                self.tokenizer.backend_tokenizer,
-                [row for group in rows for row in group],
-                end_ids=self._end_ids,
-                pad_id=self._pad_id,
-                limit=self._limit,
-            )
+        decode(
+            self.model,
+            self.tokenizer.backend_tokenizer,
+            [row for group in rows for row in group],
+            end_ids=self._end_ids,
+            pad_id=self._pad_id,
+            limit=self._limit,
+        )
         seconds = time.perf_counter() - started
         return [
             [_generation(request, row, i, seconds) for i, row in enumerate(group)]
@@ -195,7 +230,7 @@ class LocalModel:
     def _score(self, prompt: list[int], ids: list[int]) -> Score:
         import torch
 
-        with self._lock, torch.inference_mode():
+        with torch.inference_mode():
             logits = self.model(input_ids=torch.tensor([[*prompt, *ids]], device=self.model.device)).logits[0].float()
         logprobs = logits[len(prompt) - 1 : -1].log_softmax(-1)
         chosen = logprobs.gather(-1, torch.tensor(ids, device=logprobs.device)[:, None])[:, 0]
@@ -204,7 +239,7 @@ class LocalModel:
     def _hidden_states(self, ids: list[int]) -> np.ndarray:
         import torch
 
-        with self._lock, torch.inference_mode():
+        with torch.inference_mode():
             output = self.model(input_ids=torch.tensor([ids], device=self.model.device), output_hidden_states=True)
         return torch.cat(output.hidden_states).float().cpu().numpy()
 
@@ -238,26 +273,34 @@ class _Lane:
             try:
                 results = await loop.run_in_executor(model._thread, model._run, batch)
             except Exception as error:
-                failure = ModelError(f"{model.spec} failed while generating: {type(error).__name__}: {error}")
-                failure.__cause__ = error
-                for request in batch:
-                    if not request.future.done():
-                        request.future.set_exception(failure)
+                _fail(batch, model.failure(error), error)
+            except BaseException as error:  # this worker was cancelled: nobody may wait for it for ever
+                _fail([*batch, *self._pending], ModelError("the event loop was stopped while generating"), error)
+                raise
             else:
                 for request, result in zip(batch, results, strict=True):
                     if not request.future.done():
                         request.future.set_result(result)
 
-    def _take(self, rows: int) -> list[_Request]:
-        """Pending requests of up to `rows` sequences (at least one request), those given up by their caller left
+    def _take(self, most: int) -> list[_Request]:
+        """Pending requests of up to `most` sequences (at least one request), those given up by their caller left
         out.
         """
         batch: list[_Request] = []
-        while self._pending and (not batch or sum(r.n for r in batch) + self._pending[0].n <= rows):
+        rows = 0
+        while self._pending and (not batch or rows + self._pending[0].n <= most):
             request = self._pending.popleft()
             if not request.future.done():
                 batch.append(request)
+                rows += request.n
         return batch
+
+
+def _fail(requests: Iterable[_Request], failure: ModelError, cause: BaseException) -> None:
+    failure.__cause__ = cause
+    for request in requests:
+        if not request.future.done():
+            request.future.set_exception(failure)
 
 
 def _generation(request: _Request, row: Any, index: int, seconds: float) -> Generation:
@@ -283,3 +326,42 @@ def _end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
     configured = getattr(model.generation_config, "eos_token_id", None)
     ids = configured if isinstance(configured, list) else [configured]
     return frozenset(i for i in [*ids, tokenizer.eos_token_id] if i is not None)
+
+
+def _load(path: str | Path, device: str | None, dtype: str | None) -> tuple[Any, Any]:
+    """The model, in eval mode, and its tokenizer."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    kind = getattr(torch, dtype, None) if dtype else (torch.float32 if device == "cpu" else "auto")
+    if dtype and not isinstance(kind, torch.dtype):
+        raise BadInput(f"there is no dtype {dtype!r}; choose float32, bfloat16 or float16")
+    logging.disable_progress_bar()
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(path)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(path, dtype=kind, output_loading_info=True)
+        model, report = loaded
+        model.to(device).eval()
+    except Exception as error:  # a folder can be broken in any way, and each library below has errors of its own
+        raise ModelError(
+            f"the model {str(path)!r} cannot be loaded ({_first_line(error)}); name a folder or a model of the hub"
+        ) from error
+    if missing := sorted(report["missing_keys"]):  # transformers fills them with random numbers and only warns
+        raise ModelError(f"the model {str(path)!r} lacks weights ({', '.join(missing[:3])}); get a complete copy")
+    if not tokenizer.is_fast:
+        raise ModelError(
+            f"the model {str(path)!r} has no fast tokenizer (tokenizer.json); convert it with transformers first"
+        )
+    return model, tokenizer
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def _any_of(tokens: Iterable[str]) -> re.Pattern[str] | None:
+    """A pattern for any of the tokens, the longest first; None when there are none."""
+    ordered = sorted(filter(None, tokens), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, ordered))) if ordered else None
