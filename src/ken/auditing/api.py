@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,11 @@ from typing import Any
 from ken.agents import load_strategy
 from ken.agents.ask import open_sources
 from ken.agents.background import run
+from ken.auditing.folder import LOG, AuditSettings, digest, read_settings, write_whole
 from ken.auditing.html import render_html
 from ken.auditing.log import read_log
 from ken.auditing.measure import AuditReport, measure
-from ken.auditing.run import DIRECT, AuditSettings, Progress, digest, read_settings, run_audit, write_whole
+from ken.auditing.run import DIRECT, Progress, run_audit
 from ken.core import BadInput, Question, Sampling
 from ken.core.readers import read_questions
 from ken.models import Model, load_model
@@ -26,7 +28,7 @@ def audit(
     model: str | Model,
     out: str | Path,
     index: object = None,
-    strategies: Sequence[str] = STRATEGIES,
+    strategies: str | Sequence[str] = STRATEGIES,
     samples: int = 8,
     threshold: float = 0.5,
     top_k: int = 3,
@@ -37,16 +39,21 @@ def audit(
     """Audit a model and an index on questions; the folder `out` receives trajectories.jsonl, audit.json and audit.html.
 
     questions: a file (see `ken.core.readers`) or `Question`s. model, index, top_k, model_options: as for `ken.ask`.
-    strategies: names; "direct" is added when missing, since what the model knows by itself is the yardstick.
+    strategies: names, in one string separated by commas or as a list; "direct" is added when missing, since what the
+    model knows by itself is the yardstick.
     samples: closed-book samples per question, ≥ 0; threshold: in [0, 1], share of right ones from which it counts as
     known.
     on_progress: called after every attempt, from another thread.
 
-    An interrupted audit goes on where it stopped when called again with the same arguments. Attempts that fail are
-    reported in `report.failures`. Raises `BadInput` before anything is asked or written when the arguments cannot work.
+    An interrupted audit goes on where it stopped when called again with the same arguments, and tries failed attempts
+    again. Attempts that fail are reported in `report.failures`. After `GIVE_UP_AFTER` failures of one strategy in a row
+    nothing more is asked: the model's server or the search engine is down. `report.unasked` counts what is then still
+    to be done. Raises `BadInput` before anything is asked or written when the arguments cannot work.
     """
     asked = _read(questions)
-    names = tuple(dict.fromkeys([*([] if DIRECT in strategies else [DIRECT]), *strategies]))
+    listed = strategies.split(",") if isinstance(strategies, str) else strategies
+    given = [name.strip() for name in listed if name.strip()]
+    names = tuple(dict.fromkeys([*([] if DIRECT in given else [DIRECT]), *given]))
     chosen = [load_strategy(name) for name in names]
     if samples < 0:
         raise BadInput(f"samples is {samples}; it must be 0 or more")
@@ -68,9 +75,9 @@ def audit(
         questions_count=len(asked),
     )
 
-    async def work() -> AuditReport:
+    async def work() -> None:
         try:
-            trajectories = await run_audit(
+            await run_audit(
                 asked, loaded, sources, Path(out), strategies=chosen, settings=settings, on_progress=on_progress
             )
         finally:
@@ -78,9 +85,9 @@ def audit(
                 await loaded.close()
             if sources.search is not None and sources.search is not index:
                 await sources.search.close()
-        return write_report(Path(out), measure(trajectories, settings), trajectories)
 
-    return run(work())
+    run(work())
+    return rescore(out)
 
 
 def rescore(out: str | Path) -> AuditReport:
@@ -88,16 +95,12 @@ def rescore(out: str | Path) -> AuditReport:
     audit.html.
     """
     settings = read_settings(Path(out))
-    trajectories = list(read_log(Path(out) / "trajectories.jsonl").values())
+    trajectories = list(read_log(Path(out) / LOG).values())
     if not trajectories:
         raise BadInput(f"{out} holds no trajectories yet; run `ken audit` first")
-    return write_report(Path(out), measure(trajectories, settings), trajectories)
-
-
-def write_report(out: Path, report: AuditReport, trajectories: Iterable[Any]) -> AuditReport:
-    """Write audit.json and audit.html, each whole or not at all."""
-    write_whole(out / "audit.json", report.model_dump_json(indent=2) + "\n")
-    write_whole(out / "audit.html", render_html(report, trajectories))
+    report = measure(trajectories, settings)
+    write_whole(Path(out) / "audit.json", report.model_dump_json(indent=2) + "\n")
+    write_whole(Path(out) / "audit.html", render_html(report, trajectories))
     return report
 
 
@@ -105,9 +108,12 @@ def _read(questions: str | Path | Iterable[Question]) -> list[Question]:
     asked = list(read_questions(questions)) if isinstance(questions, str | Path) else list(questions)
     if not asked:
         raise BadInput("there are no questions to audit")
-    ids = [question.id for question in asked]
-    if len(set(ids)) != len(ids):
-        raise BadInput(
-            f"the question id {next(i for i in ids if ids.count(i) > 1)!r} is used twice; ids must be unique"
-        )
+    identifier, times = Counter(question.id for question in asked).most_common(1)[0]
+    if times > 1:
+        raise BadInput(f"the question id {identifier!r} is used {times} times; ids must be unique")
+    for question in asked:
+        try:
+            question.model_dump_json()
+        except ValueError as error:
+            raise BadInput(f"the question {question.id!r} cannot be written as JSON ({error}); clean it") from error
     return asked

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ken.auditing.folder import LOG, read_settings
 from ken.auditing.log import read_log
-from ken.auditing.run import read_settings
-from ken.core import Trajectory, Unsupported
+from ken.core import Question, Trajectory, Unsupported
 from ken.metrics import exact_match, substring_match, token_f1
 
 if TYPE_CHECKING:
@@ -26,10 +26,22 @@ def load_audit(out: str | Path) -> pandas.DataFrame:
     except ImportError as error:
         raise Unsupported("load_audit needs pandas; install it with: pip install 'ken[frames]'") from error
     read_settings(Path(out))
-    frame = pandas.DataFrame([_row(t) for t in read_log(Path(out) / "trajectories.jsonl").values()])
-    if "sample" in frame:
-        frame["sample"] = frame["sample"].astype("Int64")
-    return frame
+    rows = [_row(t) for t in read_log(Path(out) / LOG).values()]
+    frame = pandas.DataFrame(rows, columns=None if rows else list(_row(_NOBODY)))
+    return frame.astype(_TYPES)
+
+
+_NOBODY = Trajectory(question=Question(id="–", text="–"), strategy="–")  # names the columns of an empty frame
+
+_TYPES = {
+    "sample": "Int64",
+    "em": "boolean",
+    "sub_em": "boolean",
+    "f1": "Float64",
+    "knows": "boolean",
+    "verdict_confidence": "Float64",
+    "answer_confidence": "Float64",
+}  # pandas' own nullable types: missing is not False, and not a reason to make a number of a truth
 
 
 def _row(t: Trajectory) -> dict[str, Any]:

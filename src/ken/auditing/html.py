@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable
 from itertools import groupby
 
@@ -27,20 +28,23 @@ def render_html(report: AuditReport, trajectories: Iterable[Trajectory]) -> str:
     environment = Environment(
         loader=PackageLoader("ken.auditing", "templates"),
         autoescape=True,
+        finalize=_inert,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     attempts = {(t.strategy, t.question.id): t for t in trajectories if t.sample is None and t.error is None}
     measured = [s for s in report.strategies if s.em is not None and s.cost is not None]
-    shown = [(example, attempts[example.strategy, example.question_id]) for example in report.examples]
+    shown = [(example, attempts[example.strategy, example.question_id]) for example in report.examples]  # by kind
     return environment.get_template("audit.html").render(
         report=report,
         main=main_boundary,
         meanings=MEANINGS,
         scatter=charts.accuracy_against_searches(
             [(s.strategy, s.cost.searches, s.em) for s in measured if s.cost and s.em is not None]
-        ),
+        )
+        if measured
+        else "",
         bars=_bars(report),
         uses=[use.value for use in SearchUse],
         calibrations=[
@@ -51,10 +55,7 @@ def render_html(report: AuditReport, trajectories: Iterable[Trajectory]) -> str:
             )
             for c in report.calibration
         ],
-        examples=[
-            (kind, list(group))
-            for kind, group in groupby(sorted(shown, key=_worst_first), key=lambda pair: pair[0].kind)
-        ],
+        examples=[(kind, list(group)) for kind, group in groupby(shown, key=lambda pair: pair[0].kind)],
     )
 
 
@@ -71,5 +72,14 @@ def _bars(report: AuditReport) -> object:
     return charts.stacked_bars(rows) if rows else ""
 
 
-def _worst_first(pair: tuple[object, Trajectory]) -> int:
-    return list(MEANINGS).index(getattr(pair[0], "kind", "")) if getattr(pair[0], "kind", "") != "harmful" else -1
+def _inert(value: object) -> object:
+    """What the template prints, without characters that are no text: HTML has no place for control characters, and
+    direction overrides (Trojan Source, CVE-2021-42574) would show words in another order than they have.
+    """
+    if type(value) is not str:  # charts are Markup, which is ours
+        return value
+    return "".join("�" if c not in "\n\t" and (unicodedata.category(c) in _NO_TEXT or c in _BIDI) else c for c in value)
+
+
+_NO_TEXT = {"Cc", "Cs"}
+_BIDI = frozenset("\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")

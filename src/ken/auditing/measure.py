@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean, median
 
-from ken.auditing.run import DIRECT, AuditSettings
+from ken.auditing.folder import AuditSettings
+from ken.auditing.run import DIRECT
 from ken.core import Question, Trajectory
 from ken.core.frozen import Frozen
 from ken.metrics import (
@@ -61,9 +62,16 @@ class Boundary(Frozen):
 
 
 class StrategyReport(Frozen):
-    """One strategy on all questions. Accuracy is over questions with golds (`scored`); an attempt without an answer is
-    wrong, a failed one (model or search engine did not answer) is not scored but counted in `failed`. Fields are None
-    where nothing can be measured."""
+    """One strategy on all questions. Fields are None where nothing can be measured.
+
+    questions: attempts made; of these `failed` (model or search engine did not answer) are counted and else left out.
+    answered, unfinished: attempts with and without an answer. malformed: attempts with output that broke the protocol.
+    scored: attempts at questions with golds, over which `em`, `sub_em` and `f1` are means; one without an answer is
+    wrong.
+    em_gain: exact match minus that of closed book on the same questions.
+    recall: mean share of the gold documents among all passages seen, over attempts that searched and questions that
+    name gold documents. answer_found: share of the scored attempts that searched whose passages hold a gold.
+    """
 
     strategy: str
     questions: int
@@ -71,7 +79,6 @@ class StrategyReport(Frozen):
     failed: int
     unfinished: int
     malformed: int
-    search_errors: int
     scored: int
     em: float | None
     sub_em: float | None
@@ -84,7 +91,10 @@ class StrategyReport(Frozen):
 
 
 class Calibration(Frozen):
-    """How well one confidence tells right from wrong. `what` says which confidence, and what counts as right."""
+    """How well one confidence tells right from wrong. `what` says which confidence, and what counts as right.
+
+    accuracy: share right. auroc, ece (10 bins of equal width), brier, aurc, bins, coverage, risk: see `ken.metrics`.
+    """
 
     name: str
     what: str
@@ -100,8 +110,8 @@ class Calibration(Frozen):
 
 
 class Example(Frozen):
-    """A question worth looking at. `kind` is a class of `SearchUse`, "malformed" or "failed"; `solve_rate` the share of
-    right samples.
+    """A question worth looking at. `kind` is "harmful", "missed" or "wasted" (see `SearchUse`), or "malformed";
+    `solve_rate` the share of right closed-book samples.
     """
 
     kind: str
@@ -111,11 +121,18 @@ class Example(Frozen):
 
 
 class AuditReport(Frozen):
-    """Everything an audit measured. Written to `audit.json`."""
+    """Everything an audit measured. Written to `audit.json`.
+
+    unasked: attempts that were not made, because the run was interrupted or gave up. known: share of the questions with
+    golds that the model can answer alone, by `oracle` ("samples", or "greedy" where there are none), with the Wilson
+    interval at 95%. failures: (question id, strategy, error) of each failed attempt.
+    """
 
     settings: AuditSettings
     questions: int
     with_golds: int
+    unasked: int
+    oracle: str | None
     known: float | None
     known_interval: tuple[float, float] | None
     strategies: tuple[StrategyReport, ...]
@@ -132,7 +149,8 @@ class AuditReport(Frozen):
 
 def measure(trajectories: Iterable[Trajectory], settings: AuditSettings, *, examples: int = 5) -> AuditReport:
     """Measure an audit. `examples`: most questions listed per strategy and kind."""
-    everything = list(trajectories)
+    # In the order of ids, so that bootstrap intervals do not depend on which attempt finished first.
+    everything = sorted(trajectories, key=lambda t: (t.question.id, t.sample is not None, t.sample or 0))
     questions = {t.question.id: t.question for t in everything}
     ok = [t for t in everything if t.error is None]
     samples: dict[str, list[Trajectory]] = {}
@@ -151,18 +169,21 @@ def measure(trajectories: Iterable[Trajectory], settings: AuditSettings, *, exam
     reports = [
         _strategy(name, greedy[name], everything, oracles, greedy.get(DIRECT, {})) for name in settings.strategies
     ]
-    known = next(iter(oracles.values()), {})
+    oracle, known = next(iter(oracles.items()), (None, {}))
+    unasked = max(0, settings.attempts - len(everything))
     return AuditReport(
         settings=settings,
         questions=len(questions),
         with_golds=sum(bool(q.answers) for q in questions.values()),
+        unasked=unasked,
+        oracle=oracle,
         known=fmean(known.values()) if known else None,
         known_interval=_wilson(known.values()),
         strategies=tuple(reports),
         calibration=tuple(_calibrations(questions, samples, greedy, oracles)),
         examples=tuple(_examples(greedy, oracles, rates, everything, examples)),
         failures=tuple((t.question.id, _label(t), str(t.error)) for t in everything if t.error is not None),
-        notes=tuple(_notes(questions, settings, reports)),
+        notes=tuple(_notes(questions, settings, oracles, unasked)),
     )
 
 
@@ -215,7 +236,6 @@ def _strategy(
         failed=sum(t.strategy == name and t.sample is None and t.error is not None for t in everything),
         unfinished=sum(t.unfinished for t in ts),
         malformed=sum(t.malformed > 0 for t in ts),
-        search_errors=sum(any(s.kind == "observation" and s.error for s in t.steps) for t in ts),
         scored=len(scored),
         em=_mean(_em(t) for t in scored),
         sub_em=_mean(substring_match(t.answer, t.question.answers) for t in scored),
@@ -323,10 +343,10 @@ def _examples(
 ) -> Iterable[Example]:
     """The worst first: searches that did harm, then missed, then wasted ones, then outputs that broke the protocol."""
     known = next(iter(oracles.values()), {})
-    for name, attempts in greedy.items():
-        if name == DIRECT:
-            continue
-        for kind, belongs in _KINDS.items():
+    for kind, belongs in _KINDS.items():
+        for name, attempts in greedy.items():
+            if name == DIRECT and kind != "malformed":  # closed book cannot search
+                continue
             ids = [i for i, t in attempts.items() if belongs(t, known.get(i))]
             # The clearer the oracle, the worse the mistake: most known first where a search was too much, least where
             # it was missed.
@@ -342,20 +362,44 @@ _KINDS: dict[str, Callable[[Trajectory, bool | None], bool]] = {
 }
 
 
-def _notes(questions: dict[str, Question], settings: AuditSettings, reports: Sequence[StrategyReport]) -> Iterable[str]:
-    bare = sum(not q.answers for q in questions.values())
-    if bare == len(questions):
+def _notes(questions: dict[str, Question], settings: AuditSettings, oracles: Oracles, unasked: int) -> Iterable[str]:
+    """What a reader must know to read the numbers."""
+    if unasked:
+        why = f": {settings.stopped}" if settings.stopped else ""
+        yield f"{unasked} of {settings.attempts} attempts were not made{why}; `ken audit` as before goes on from here."
+    golds = {i for i, q in questions.items() if q.answers}
+    if not golds:
         yield (
             "No question has an accepted answer (golden_answers), so accuracy, F1_aware, calibration and the use of "
             "searches cannot be measured; decisions, searches and cost can."
         )
-    elif bare:
+    elif bare := len(questions) - len(golds):
         yield f"{bare} of {len(questions)} questions have no accepted answer; they count only for searches and cost."
-    if not settings.samples and bare < len(questions):
-        yield "Without closed-book samples (--samples 0) what the model knows is judged by its one greedy answer."
-    for report in reports:
-        if report.search_errors:
-            yield f"{report.strategy}: the search engine failed in {report.search_errors} attempts, and the model was told."
+    if golds and not settings.samples:
+        yield "Without closed-book samples (--samples 0) what the model knows is judged by its one closed-book answer."
+    elif golds and "samples" not in oracles:
+        yield (
+            "No question has all its closed-book samples, so what the model knows is judged by its one closed-book "
+            "answer."
+        )
+    if left_out := len(golds - next(iter(oracles.values()), {}).keys()):
+        yield (
+            f"{left_out} of {len(golds)} questions lack closed-book attempts (failed or not made); what the model "
+            "knows, and which searches it needs, is measured on the others."
+        )
+    for name in settings.dropped:
+        yield f"The server does not take the parameter {name}: {_WITHOUT.get(name, 'it was left out')}."
+
+
+_WITHOUT = {
+    "temperature": "all answers, closed-book samples too, were drawn at the temperature that it chose",
+    "top_p": "it drew with its own top_p",
+    "seed": "another audit would draw other samples",
+    "logprobs": "answers and verdicts have no probability",
+    "n": "samples were asked for one by one",
+    "stop": "answers were cut at the stop strings here, but what it wrote beyond them was paid for",
+}
+"""What the lack of a sampling parameter means for the numbers."""
 
 
 def _label(t: Trajectory) -> str:

@@ -56,12 +56,38 @@ def _assemble() -> None:
 
 
 def run() -> None:
-    """Run the command line; a `KenError` becomes one line on standard error and exit status 2."""
+    """Run the command line. What the user can cause or mend becomes one line on standard error: a wrong command line or
+    input (exit status 2), Ctrl-C (130).
+    """
     _assemble()
     try:
-        app()
+        status = app(standalone_mode=False)
     except KenError as error:
-        print(f"ken: {error}", file=sys.stderr)
-        sys.exit(2)
+        _end(str(error), 2)
     except BrokenPipeError:  # `ken … | head`: the reader has what it wanted
         sys.stderr.close()
+    except Exception as error:
+        # Wrong options and arguments. By what they can do, since their class is click's or typer's own by its version.
+        if not hasattr(error, "format_message") or not hasattr(error, "exit_code"):
+            raise
+        if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help
+            print(error.format_message(), file=sys.stderr)
+            sys.exit(error.exit_code)
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "ken"
+        _end(f"{error.format_message().rstrip('.')}; see `{command} --help`", error.exit_code)
+    else:
+        if status == _INTERRUPTED:
+            _end("interrupted", _INTERRUPTED)
+        sys.exit(status if isinstance(status, int) else 0)
+
+
+_INTERRUPTED = 130
+
+
+def _end(problem: str, status: int) -> None:
+    """Say what went wrong on one line, whatever a file or a server put into it, and exit."""
+    from ken.cli.plain import plain
+
+    print(f"ken: {' '.join(plain(problem).split())}", file=sys.stderr)
+    sys.exit(status)

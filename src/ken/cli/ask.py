@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated
 
 import typer
 
 from ken.cli import options
+from ken.cli.plain import plain
 from ken.core.errors import BadInput
 
 
@@ -21,6 +23,7 @@ def ask(  # noqa: PLR0917 (typer reads the options from the signature)
     base_url: options.BaseUrl = None,
     api_key: options.ApiKey = None,
     device: options.Device = None,
+    timeout: options.Timeout = None,
     control_tokens: options.ControlTokens = None,
     temperature: options.Temperature = 0.0,
     max_tokens: options.MaxTokens = 512,
@@ -29,6 +32,8 @@ def ask(  # noqa: PLR0917 (typer reads the options from the signature)
     """Answer a question over your documents, searching only when the model does not know, and say why."""
     if not question.strip():
         raise BadInput("the question is empty; ask something")
+    if any("\ud800" <= character <= "\udfff" for character in question):  # how Python hands on bytes it cannot decode
+        raise BadInput("the question is not UTF-8; check the encoding of the terminal")
     if not model:
         _passages_only(question, index, top_k, as_json)
         return
@@ -42,10 +47,13 @@ def ask(  # noqa: PLR0917 (typer reads the options from the signature)
         strategy=strategy,
         top_k=top_k,
         sampling=options.sampling(temperature, max_tokens, seed),
-        **options.given(base_url=base_url, api_key=api_key, device=device, control_tokens=control_tokens),
+        **options.given(
+            base_url=base_url, api_key=api_key, device=device, timeout=timeout, control_tokens=control_tokens
+        ),
     )
     if as_json:
-        typer.echo(trajectory.model_dump_json(indent=2))
+        # Through json, because it escapes all that is not ASCII, and with it what a terminal could obey.
+        typer.echo(json.dumps(json.loads(trajectory.model_dump_json()), indent=2))
     else:
         from rich.console import Console
 
@@ -57,7 +65,7 @@ def ask(  # noqa: PLR0917 (typer reads the options from the signature)
         elif trajectory.error is None:
             show_answer(console, trajectory)
     if trajectory.error is not None:
-        typer.echo(f"ken: {trajectory.error}", err=True)
+        typer.echo(f"ken: {' '.join(plain(trajectory.error).split())}", err=True)
         raise typer.Exit(1)
 
 

@@ -52,6 +52,7 @@ def audit(  # noqa: PLR0917 (typer reads the options from the signature)
     api_key: options.ApiKey = None,
     device: options.Device = None,
     concurrency: options.Concurrency = None,
+    timeout: options.Timeout = None,
     control_tokens: options.ControlTokens = None,
     temperature: options.Temperature = 0.0,
     max_tokens: options.MaxTokens = 512,
@@ -60,7 +61,8 @@ def audit(  # noqa: PLR0917 (typer reads the options from the signature)
     """Measure what a model knows, when it searches, and which searches were needed, wasted, missed or harmful.
 
     An interrupted audit goes on where it stopped when the same command is given again. Exit status: 0 when every
-    question was attempted, 1 when some attempts failed (they are listed), 2 when the input cannot be used.
+    question was attempted, 1 when some attempts failed or were not made (they are listed), 2 when the input cannot be
+    used, 130 when it was interrupted.
     """
     if context.invoked_subcommand is not None:
         return
@@ -68,12 +70,13 @@ def audit(  # noqa: PLR0917 (typer reads the options from the signature)
         raise BadInput("an audit needs --questions FILE, --model SPEC and --out DIR (each may stand in ken.toml)")
 
     import ken
+    from ken.cli.plain import plain
     from ken.core.readers import read_questions
 
     bad: list[DataError] = []
     asked = list(read_questions(questions, bad=bad if skip_bad else None))[:limit]
     if bad:
-        typer.echo(f"skipped {len(bad):,} broken lines, the first: {bad[0]}", err=True)
+        typer.echo(f"skipped {len(bad):,} broken lines, the first: {plain(str(bad[0]))}", err=True)
     with progress_bar() as on_progress:
         try:
             report = ken.audit(
@@ -81,7 +84,7 @@ def audit(  # noqa: PLR0917 (typer reads the options from the signature)
                 model=model,
                 out=out,
                 index=index or None,
-                strategies=[name.strip() for name in strategies.split(",") if name.strip()],
+                strategies=strategies,
                 samples=samples,
                 threshold=threshold,
                 top_k=top_k,
@@ -92,6 +95,7 @@ def audit(  # noqa: PLR0917 (typer reads the options from the signature)
                     api_key=api_key,
                     device=device,
                     concurrency=concurrency,
+                    timeout=timeout,
                     control_tokens=control_tokens,
                 ),
             )
@@ -103,14 +107,14 @@ def audit(  # noqa: PLR0917 (typer reads the options from the signature)
 
 @app.command()
 def rescore(out: Annotated[Path, typer.Argument(metavar="DIR", help="The --out folder of an audit.")]) -> None:
-    """Measure an audit again from its trajectories, without calling a model."""
+    """Measure an audit again from its trajectories, without calling a model; exit status as for `ken audit`."""
     import ken
 
     finish(ken.rescore(out), out)
 
 
 def finish(report: AuditReport, out: Path) -> None:
-    """Print the table, the failures, and where the files are; exit with status 1 when attempts failed."""
+    """Print the table, the failures and where the files are; exit with status 1 when attempts failed or are missing."""
     from rich.console import Console
 
     from ken.cli.plain import plain
@@ -121,11 +125,12 @@ def finish(report: AuditReport, out: Path) -> None:
         f"\n{out / 'audit.html'}  the report   {out / 'audit.json'}  the numbers", soft_wrap=True, markup=False
     )
     if report.failures:
-        typer.echo(f"\nken: {report.failed} attempts failed; the same command tries them again:", err=True)
+        typer.echo(f"\nken: {report.failed} attempts failed; `ken audit` as before tries them again:", err=True)
         for identifier, strategy, error in report.failures[:10]:
-            typer.echo(f"  {plain(identifier)} ({strategy}): {plain(error)}", err=True)
+            typer.echo(f"  {plain(identifier)} ({strategy}): {' '.join(plain(error).split())}", err=True)
         if report.failed > 10:
             typer.echo(f"  and {report.failed - 10} more, all in {out / 'audit.json'}", err=True)
+    if report.failures or report.unasked:
         raise typer.Exit(1)
 
 
@@ -139,21 +144,20 @@ def show_report(console: Console, report: AuditReport) -> None:
     known = "" if report.known is None else f", of which the model can answer {report.known:.0%} alone"
     console.print(Text(plain(f"{report.settings.model}: {report.questions} questions{known}"), style="bold"))
     for note in report.notes:
-        console.print(Text(note, style="yellow"))
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    table.add_column("strategy")
+        console.print(Text(plain(note), style="yellow"))
+    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("strategy", no_wrap=True)
     for heading in (
         "EM",
         "F1",
-        "searches/q",
+        "searches",
         "F1_aware",
         "needed",
         "wasted",
         "missed",
         "harmful",
         "saved",
-        "tokens/q",
-        "failed",
+        "tokens",
     ):
         table.add_column(heading, justify="right")
     for s in report.strategies:
@@ -170,7 +174,6 @@ def show_report(console: Console, report: AuditReport) -> None:
             _number(boundary.aware.f1 if boundary else None),
             *uses,
             _number(s.cost.prompt_tokens + s.cost.completion_tokens if s.cost else None, 0),
-            str(s.failed),
         )
     console.print(table)
 

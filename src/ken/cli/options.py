@@ -25,6 +25,7 @@ ApiKey = Annotated[
     str | None, typer.Option(help="For openai/…; default: $OPENAI_API_KEY, which keeps it out of the shell's history.")
 ]
 Device = Annotated[str | None, typer.Option(help="For hf/…: cpu, cuda, …; default: a GPU if there is one.")]
+Timeout = Annotated[float | None, typer.Option(help="For openai/…: seconds for one reply (default 60).")]
 Concurrency = Annotated[int | None, typer.Option(help="For openai/…: most requests at once (default 16).")]
 ControlTokens = Annotated[
     bool | None,
@@ -38,9 +39,16 @@ Seed = Annotated[int, typer.Option(help="Of sampling.")]
 
 
 def sampling(temperature: float, max_tokens: int, seed: int) -> Sampling:
-    from ken.core import Sampling
+    """Raises `BadInput` for what the options' own limits let through: an infinite temperature."""
+    from pydantic import ValidationError
 
-    return Sampling(temperature=temperature, max_tokens=max_tokens, seed=seed)
+    from ken.core import BadInput, Sampling
+
+    try:
+        return Sampling(temperature=temperature, max_tokens=max_tokens, seed=seed)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise BadInput(f"{problem['loc'][0]} is {problem['input']}: {problem['msg']}") from error
 
 
 def given(**options: Any) -> dict[str, Any]:

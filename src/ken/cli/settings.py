@@ -8,13 +8,18 @@ A key at the top applies to every command that has such an option, a table to on
 
     [audit]
     samples = 16
+
+The keys are the long options, with _ for -. `ken demo` and `ken lab` have worlds of their own, so that only their own
+tables apply to them.
 """
 
 from __future__ import annotations
 
+import json
 import tomllib
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from ken.core.errors import BadInput
 
@@ -24,37 +29,73 @@ FILE = Path("ken.toml")
 def read_settings(root: Any) -> dict[str, Any]:
     """The click `default_map` for `root` from `ken.toml`, {} when there is no file.
 
-    Raises `BadInput` for a file that is not TOML, and for a key that no command knows.
+    Raises `BadInput` for a file that is not TOML, a key that no command knows, and a value of the wrong type.
     """
-    if not FILE.exists():
-        return {}
     try:
         settings = tomllib.loads(FILE.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise BadInput(f"{FILE} cannot be read as TOML: {error}") from error
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise BadInput(f"{FILE} cannot be read ({error.strerror}); check its permissions, or move it away") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadInput(f'{FILE} is not TOML ({error}); settings look like: model = "openai/NAME"') from error
     return _defaults(root, settings, where=str(FILE))
 
 
+_APART = {"demo", "lab"}
+
+
 def _defaults(command: Any, settings: dict[str, Any], where: str) -> dict[str, Any]:
+    """The defaults for `command` and the commands under it, which inherit what is said above them."""
     commands: dict[str, Any] = getattr(command, "commands", {})
-    tables = {key: value for key, value in settings.items() if isinstance(value, dict)}
-    values = {key: value for key, value in settings.items() if not isinstance(value, dict)}
-    for name in tables:
-        if name not in commands:
-            raise BadInput(f"{where}: [{name}] is not a command; the commands are {', '.join(sorted(commands))}")
-    used = {key for key in values if _has_option(command, key)}
-    if unknown := sorted(set(values) - used):
-        raise BadInput(f"{where}: no command has an option {unknown[0]!r}; see `ken --help`")
-    here = {parameter.name for parameter in command.params}
-    defaults: dict[str, Any] = {key: value for key, value in values.items() if key in here}
+    defaults: dict[str, Any] = {}
+    tables: dict[str, dict[str, Any]] = {}
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            if key not in commands:
+                raise BadInput(f"{where}: [{key}] is no command here; {_listed('the tables are', commands)}")
+            tables[key] = value
+        elif key not in (options := _options(command)):
+            raise BadInput(f"{where}: there is no option {key!r}; {_listed('the options are', options)}")
+        elif not any(_fits(value, kind) for kind in options[key]):
+            wanted = " or ".join(sorted({_WORDS[kind] for kind in options[key]}))
+            raise BadInput(f"{where}: {key} = {json.dumps(value, default=str)} does not fit; it must be {wanted}")
+        else:
+            defaults[key] = value
     for name, child in commands.items():
-        inherited = {key: value for key, value in values.items() if _has_option(child, key)}
+        options = {} if name in _APART else _options(child)
+        inherited = {key: v for key, v in defaults.items() if any(_fits(v, kind) for kind in options.get(key, ()))}
         defaults[name] = _defaults(child, inherited | tables.get(name, {}), where=f"{where} [{name}]")
     return defaults
 
 
-def _has_option(command: Any, name: str) -> bool:
-    """Whether `command` or a command under it has an option `name` (arguments are not settings)."""
-    if any(p.param_type_name == "option" and p.name == name for p in command.params):
-        return True
-    return any(_has_option(child, name) for child in getattr(command, "commands", {}).values())
+def _options(command: Any) -> dict[str, set[type]]:
+    """The options of `command` and of those under it, each with the types that it has (arguments are not settings).
+
+    The types are those of the function's signature: what typer makes of them differs with its version.
+    """
+    types = get_type_hints(command.callback) if command.callback else {}
+    options: dict[str, set[type]] = {}
+    for parameter in command.params:
+        if parameter.param_type_name == "option" and parameter.name in types and parameter.name not in _NOT_SETTINGS:
+            kinds = {types[parameter.name], *get_args(types[parameter.name])} & _WORDS.keys()
+            options[parameter.name] = kinds or {str}
+    for child in getattr(command, "commands", {}).values():
+        for name, kinds in _options(child).items():
+            options[name] = options.get(name, set()) | kinds
+    return options
+
+
+_APART = {"demo", "lab"}
+_NOT_SETTINGS = {"version", "as_json"}
+_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: 'a text in "quotes"'}
+
+
+def _fits(value: object, kind: type) -> bool:
+    if isinstance(value, bool):  # to Python also an integer
+        return kind is bool
+    return isinstance(value, int | float if kind is float else kind)
+
+
+def _listed(are: str, names: Collection[str]) -> str:
+    return f"{are} {', '.join(sorted(names))}" if names else "there are none"

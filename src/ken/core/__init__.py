@@ -1,30 +1,62 @@
-"""The words everyone uses: questions, passages, steps, trajectories, and the errors that name what went wrong."""
+"""The words everyone uses: questions, passages, steps, trajectories, and the errors that name what went wrong.
 
-from ken.core.errors import BadInput, DataError, KenError, ModelError, SourceError, Unsupported
-from ken.core.question import Question
-from ken.core.sampling import Sampling
-from ken.core.steps import Answer, Decision, Malformed, Observation, Passage, Search, Step, Thought, ToolCall
-from ken.core.trajectory import Segment, Trajectory, Usage
+They are loaded when they are first used: a command line that only needs the errors does not wait for pydantic.
+"""
 
-__all__ = [
-    "Answer",
-    "BadInput",
-    "DataError",
-    "Decision",
-    "KenError",
-    "Malformed",
-    "ModelError",
-    "Observation",
-    "Passage",
-    "Question",
-    "Sampling",
-    "Search",
-    "Segment",
-    "SourceError",
-    "Step",
-    "Thought",
-    "ToolCall",
-    "Trajectory",
-    "Unsupported",
-    "Usage",
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ken.core.errors import BadInput as BadInput
+    from ken.core.errors import DataError as DataError
+    from ken.core.errors import KenError as KenError
+    from ken.core.errors import ModelError as ModelError
+    from ken.core.errors import SourceError as SourceError
+    from ken.core.errors import Unsupported as Unsupported
+    from ken.core.question import Question as Question
+    from ken.core.sampling import Sampling as Sampling
+    from ken.core.steps import Answer as Answer
+    from ken.core.steps import Decision as Decision
+    from ken.core.steps import Malformed as Malformed
+    from ken.core.steps import Observation as Observation
+    from ken.core.steps import Passage as Passage
+    from ken.core.steps import Search as Search
+    from ken.core.steps import Step as Step
+    from ken.core.steps import Thought as Thought
+    from ken.core.steps import ToolCall as ToolCall
+    from ken.core.trajectory import Segment as Segment
+    from ken.core.trajectory import Trajectory as Trajectory
+    from ken.core.trajectory import Usage as Usage
+
+_NAMES = {
+    "errors": ("BadInput", "DataError", "KenError", "ModelError", "SourceError", "Unsupported"),
+    "question": ("Question",),
+    "sampling": ("Sampling",),
+    "steps": (
+        "Answer",
+        "Decision",
+        "Malformed",
+        "Observation",
+        "Passage",
+        "Search",
+        "Step",
+        "Thought",
+        "ToolCall",
+    ),
+    "trajectory": ("Segment", "Trajectory", "Usage"),
+}
+_HOMES = {name: f"ken.core.{home}" for home, names in _NAMES.items() for name in names}
+
+__all__ = [  # noqa: PLE0604 (keys are strings)
+    *_HOMES
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'ken.core' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

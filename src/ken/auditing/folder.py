@@ -1,0 +1,140 @@
+"""The folder of an audit: `run.json` says what was asked for, so that an audit is resumed only as the same audit.
+
+Beside it lie trajectories.jsonl (see `log`), and audit.json and audit.html, which can be made again from these two.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydantic import ValidationError
+
+import ken
+from ken.core import BadInput, Question, Sampling
+from ken.core.frozen import Frozen
+
+RUN, LOG = "run.json", "trajectories.jsonl"
+
+
+class AuditSettings(Frozen):
+    """What an audit was asked to do, written to `run.json` before the first question. A run is resumed only under equal
+    settings.
+
+    strategies: in the order of the report; closed book is always among them, as the oracle of what the model knows.
+    samples: closed-book samples per question, drawn at `oracle_temperature`; 0 leaves only the greedy oracle.
+    threshold: share of right samples from which a question counts as one the model can answer alone.
+    questions_digest: of all questions, so that a changed file is noticed.
+
+    The last three were not asked for but found: the version of Ken that began; the sampling parameters that the server
+    refused (`dropped`); and why the last run stopped before its end, "" if it did not or was interrupted (`stopped`).
+    """
+
+    model: str
+    strategies: tuple[str, ...]
+    index: str = ""
+    top_k: int = 3
+    samples: int = 8
+    threshold: float = 0.5
+    sampling: Sampling = Sampling()
+    oracle_temperature: float = 1.0
+    questions_digest: str = ""
+    questions_count: int = 0
+    version: str = ken.__version__
+    dropped: tuple[str, ...] = ()
+    stopped: str = ""
+
+    @property
+    def attempts(self) -> int:
+        """How many attempts make the audit complete."""
+        return self.questions_count * (len(self.strategies) + self.samples)
+
+
+_FOUND = {"version", "dropped", "stopped"}
+_DIGEST = {"questions_digest", "questions_count"}
+
+
+def digest(questions: Iterable[Question]) -> str:
+    """A short hash of ids, texts and golds."""
+    hasher = hashlib.blake2b(digest_size=8)
+    for question in questions:
+        hasher.update(json.dumps([question.id, question.text, question.answers]).encode())
+    return hasher.hexdigest()
+
+
+def claim_folder(out: Path, settings: AuditSettings) -> AuditSettings:
+    """Make `out` the folder of this audit, or check that it already is; the settings with what was found earlier.
+
+    Raises `BadInput` when it holds something else, which is then left as it is.
+    """
+    if out.exists() and not out.is_dir():
+        raise BadInput(f"{out} is a file; name a folder for the audit with --out")
+    with saving(out):
+        if (out / RUN).exists():
+            before = read_settings(out)
+            if changed := _changes(before, settings):
+                raise BadInput(
+                    f"{out} holds an audit with other settings ({'; '.join(changed)}); choose another --out, or "
+                    "delete it"
+                )
+            return before
+        # A kill while run.json was written leaves only its temporary file.
+        if out.exists() and any(not entry.name.startswith(f".{RUN}.") for entry in out.iterdir()):
+            raise BadInput(f"{out} is not empty and holds no audit; choose another --out")
+        out.mkdir(parents=True, exist_ok=True)
+    write_settings(out, settings)
+    return settings
+
+
+def _changes(before: AuditSettings, now: AuditSettings) -> list[str]:
+    """In words, what differs between two audits."""
+    old, new = before.model_dump(), now.model_dump()
+    old, new = {**old, **old.pop("sampling")}, {**new, **new.pop("sampling")}
+    names = [name for name in new if name not in _FOUND | _DIGEST and old[name] != new[name]]
+    changed = [f"{name} was {old[name]!r} and is {new[name]!r}" for name in names]
+    if before.questions_count != now.questions_count:
+        changed.append(f"there were {before.questions_count} questions and are {now.questions_count}")
+    elif before.questions_digest != now.questions_digest:
+        changed.append("the questions or their answers are others")
+    return changed
+
+
+def read_settings(out: Path) -> AuditSettings:
+    """The settings of the audit in `out`. Raises `BadInput` when there is none or it cannot be read."""
+    path = out / RUN
+    if not path.is_file():
+        raise BadInput(f"{out} holds no audit (there is no {RUN}); name the --out folder of `ken audit`")
+    try:
+        return AuditSettings.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        problem = f"{path} cannot be read ({error.errors()[0]['msg']}); it was edited or is of another version"
+        raise BadInput(problem) from error
+
+
+def write_settings(out: Path, settings: AuditSettings) -> None:
+    write_whole(out / RUN, settings.model_dump_json(indent=2) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file whole or not at all. Raises `BadInput` when it cannot be written."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with saving(path):
+        try:
+            temporary.write_text(text, encoding="utf-8", errors="replace")
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def saving(path: Path) -> Iterator[None]:
+    """Turn a full disk or missing permission into `BadInput`."""
+    try:
+        yield
+    except OSError as error:
+        problem = f"{path} cannot be written ({error.strerror or error}); what was answered before is kept"
+        raise BadInput(f"{problem}: free the way and give the same command again, or choose another --out") from error
