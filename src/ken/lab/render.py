@@ -112,10 +112,28 @@ def reading_examples(
 
     passages, questions: documents and distinct questions per example (at most as many as relations). A question is
     about the first document with probability `first`, as a search engine would rank it. missing: probability that a
-    document lacks a fact.
+    document lacks a fact. Raises `BadInput` for fewer entities than passages, or more questions than relations.
     """
-    rng = np.random.default_rng(derive_seed("factworld reading", world.config.seed, seed))
     pool = tuple(entities)
+    if not (1 <= passages <= len(pool) and 1 <= questions <= len(world.relations)):
+        raise BadInput(
+            f"there are no examples of {passages} passages and {questions} questions with {len(pool)} entities and "
+            f"{len(world.relations)} relations; ask for at least one of each and at most as many as there are"
+        )
+    rng = np.random.default_rng(derive_seed("factworld reading", world.config.seed, seed))
+    return _reading_examples(world, pool, rng, passages=passages, questions=questions, first=first, missing=missing)
+
+
+def _reading_examples(
+    world: FactWorld,
+    pool: Sequence[str],
+    rng: np.random.Generator,
+    *,
+    passages: int,
+    questions: int,
+    first: float,
+    missing: float,
+) -> Iterator[ReadingExample]:
     relations = len(world.relations)
     while True:
         facts = []
