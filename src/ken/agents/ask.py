@@ -6,8 +6,6 @@ import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
 from ken.agents.background import run
 from ken.core import BadInput, Question, Sampling, Trajectory
 from ken.models import Model, load_model
@@ -84,9 +82,10 @@ def as_question(question: str | Question) -> Question:
     if not question.strip():
         raise BadInput("the question is empty; ask something")
     try:
-        return Question(id="ask", text=question)
-    except ValidationError as error:  # lone surrogates: bytes on the command line that are not UTF-8
-        raise BadInput(f"the question is no valid text ({error.errors()[0]['msg']}); give it in UTF-8") from error
+        question.encode()
+    except UnicodeEncodeError as error:  # lone surrogates: bytes on the command line that are not UTF-8
+        raise BadInput("the question is no valid text; give it in UTF-8") from error
+    return Question(id="ask", text=question)
 
 
 def open_sources(index: object, top_k: int) -> Sources:

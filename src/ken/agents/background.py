@@ -10,7 +10,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from ken.core import BadInput
 
@@ -28,20 +28,26 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
     if _background.is_current():
         coroutine.close()
         raise BadInput("this is already running inside Ken; await the coroutine instead (`await ken.ask_async(...)`)")
-    ended = threading.Event()
+    interrupted, ended = threading.Event(), threading.Event()
+    tasks: list[asyncio.Task[Any]] = []
 
     async def whole() -> T:
         try:
+            tasks.append(cast("asyncio.Task[Any]", asyncio.current_task()))
+            if interrupted.is_set():
+                coroutine.close()
+                raise asyncio.CancelledError
             return await coroutine
         finally:
             ended.set()
 
-    future = asyncio.run_coroutine_threadsafe(whole(), loop)
     try:
-        return future.result()
+        return asyncio.run_coroutine_threadsafe(whole(), loop).result()
     except KeyboardInterrupt:
-        future.cancel()
-        ended.wait(CLEANUP_SECONDS)
+        interrupted.set()
+        for task in tasks:
+            loop.call_soon_threadsafe(task.cancel)
+            ended.wait(CLEANUP_SECONDS)
         raise
 
 
