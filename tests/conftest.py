@@ -18,8 +18,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 import ken.models
+
+settings.register_profile("ken", deadline=None)  # a busy machine is no defect
+settings.load_profile("ken")
 
 START_SECONDS = 120  # importing torch and transformers on a loaded machine takes a while
 
