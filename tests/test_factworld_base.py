@@ -22,7 +22,7 @@ from ken.training.factworld_base import (  # noqa: E402
     closed_book,
     deciding,
     encode,
-    pretraining_examples,
+    pretraining_stages,
     querying,
     searching,
 )
@@ -37,6 +37,7 @@ SMALL = FactWorldBaseConfig(
     layers=2,
     heads=2,
     reading=40,
+    reading_first=20,
     searching=20,
     querying=20,
     deciding=20,
@@ -87,7 +88,7 @@ def test_verdicts_in_pretraining_say_nothing_about_what_is_known(world: FactWorl
 
 
 def test_pieces_encode_like_the_whole_text(world: FactWorld, tokenizer: Any) -> None:
-    examples = pretraining_examples(SMALL, world, tokenizer)
+    examples = [example for stage in pretraining_stages(SMALL, world, tokenizer) for example in stage]
     for example in examples[:: len(examples) // 50]:
         text = tokenizer.decode(example.ids)
         assert tokenizer(text, add_special_tokens=False)["input_ids"] == list(example.ids)
@@ -129,7 +130,7 @@ def test_pretraining_overfits_ten_examples(world: FactWorld, tokenizer: Any) -> 
     ten = list({e.ids: e for e in encode(list(closed_book(world)), tokenizer)}.values())[:10]
     losses: list[float] = []
     settings = PretrainingConfig(batch=10, warmup=10)
-    pretrain(model, ten * 150, settings, pad_id=0, on_step=lambda step, steps, loss: losses.append(loss))
+    pretrain(model, [ten] * 300, settings, pad_id=0, on_step=lambda step, steps, loss: losses.append(loss))
     assert losses[0] > 1
     assert losses[-1] < 0.05
 

@@ -67,7 +67,8 @@ class FactWorldBaseConfig(Frozen):
     heads: int = Field(default=4, ge=1)
     intermediate_size: int = Field(default=384, ge=8)
     context: int = 512
-    reading: int = 18_000
+    reading: int = 22_000
+    reading_first: int = 10_000
     questions: int = 4
     searching: int = 10_000
     querying: int = 10_000
@@ -76,7 +77,6 @@ class FactWorldBaseConfig(Frozen):
     batch: int = 32
     lr: float = 3e-3
     weight_decay: float = 0.01
-    prompt_weight: float = 0.0
     init: float = 0.06
     seed: int = 0
 
@@ -146,17 +146,19 @@ def build_model(config: FactWorldBaseConfig, tokenizer: Any) -> Any:
     return model
 
 
-def pretraining_examples(config: FactWorldBaseConfig, world: FactWorld, tokenizer: Any) -> list[Example]:
-    """The whole mix, each example to be shown once."""
+def pretraining_stages(config: FactWorldBaseConfig, world: FactWorld, tokenizer: Any) -> list[list[Example]]:
+    """All examples, each to be shown once: first reading alone, so that copying is there before recall can stand in for
+    it, then everything mixed."""
     rng = np.random.default_rng(derive_seed("factworld mix", config.seed))
-    texts = [
+    read = list(reading(config, world, rng))
+    mixed = [
         *closed_book(world),
-        *reading(config, world, rng),
+        *read[config.reading_first :],
         *searching(config, world, rng),
         *querying(config, world, rng),
         *deciding(config, world, rng),
     ]
-    return encode(texts, tokenizer)
+    return [encode(read[: config.reading_first], tokenizer), encode(mixed, tokenizer)]
 
 
 def encode(texts: Sequence[Sequence[Piece]], tokenizer: Any) -> list[Example]:

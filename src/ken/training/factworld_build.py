@@ -16,7 +16,7 @@ from ken.core import BadInput
 from ken.core.frozen import Frozen
 from ken.lab.factworld import FactWorld
 from ken.models.local import LocalModel
-from ken.training.factworld_base import FactWorldBaseConfig, build_model, build_tokenizer, pretraining_examples
+from ken.training.factworld_base import FactWorldBaseConfig, build_model, build_tokenizer, pretraining_stages
 from ken.training.factworld_gates import Gate, measure_gates
 from ken.training.pretraining import PretrainingConfig, pretrain
 
@@ -63,9 +63,9 @@ def build_factworld(
     world = FactWorld(config.world)
     tokenizer = build_tokenizer(world)
     model = build_model(config, tokenizer)
-    examples = pretraining_examples(config, world, tokenizer)
+    stages = pretraining_stages(config, world, tokenizer)
     settings = PretrainingConfig(batch=config.batch, lr=config.lr, weight_decay=config.weight_decay, seed=config.seed)
-    seconds = pretrain(model, examples, settings, pad_id=tokenizer.pad_token_id, on_step=on_step)
+    seconds = pretrain(model, stages, settings, pad_id=tokenizer.pad_token_id, on_step=on_step)
 
     temporary = out.with_name(f".{out.name}.{os.getpid()}")
     try:
@@ -78,8 +78,8 @@ def build_factworld(
             config=config,
             gates=tuple(gates),
             parameters=sum(parameter.numel() for parameter in model.parameters()),
-            examples=len(examples),
-            tokens=sum(len(example.ids) for example in examples),
+            examples=sum(map(len, stages)),
+            tokens=sum(len(example.ids) for examples in stages for example in examples),
             seconds=round(seconds, 1),
             versions={"ken": ken.__version__, "torch": torch.__version__},
         )

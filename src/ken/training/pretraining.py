@@ -34,24 +34,25 @@ class PretrainingConfig:
     weight_decay: float = 0.01
     warmup: int = 100
     grad_clip: float = 1.0
-    prompt_weight: float = 0.0
     seed: int = 0
 
 
 def pretrain(
     model: Any,
-    examples: Sequence[Example],
+    stages: Sequence[Sequence[Example]],
     config: PretrainingConfig,
     *,
     pad_id: int,
     on_step: Callable[[int, int, float], None] = lambda step, steps, loss: None,
 ) -> float:
-    """Train `model` in place, each example once; returns wall seconds.
+    """Train `model` in place, stage after stage, each example once and in random order within its stage; returns wall
+    seconds. One learning-rate schedule spans all stages.
 
     on_step is called after every step with (step, steps, loss); the loss is the mean over the tokens learnt, in nats.
     """
     started = time.perf_counter()
-    batches = list(_batches(examples, config.batch, np.random.default_rng(config.seed)))
+    rng = np.random.default_rng(config.seed)
+    batches = [batch for examples in stages for batch in _batches(examples, config.batch, rng)]
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.lr, betas=(0.9, 0.98), weight_decay=config.weight_decay, fused=True
     )
@@ -64,7 +65,7 @@ def pretrain(
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
     model.train()
     for step, batch in enumerate(batches, start=1):
-        loss = masked_loss(model, [examples[i] for i in batch], pad_id, config.prompt_weight)
+        loss = masked_loss(model, batch, pad_id)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
         optimizer.step()
@@ -75,27 +76,25 @@ def pretrain(
     return time.perf_counter() - started
 
 
-def masked_loss(model: Any, batch: Sequence[Example], pad_id: int, prompt_weight: float = 0.0) -> torch.Tensor:
-    """Mean cross-entropy (nats) over the tokens marked `learn`; other tokens count with `prompt_weight`, padding never.
+def masked_loss(model: Any, batch: Sequence[Example], pad_id: int) -> torch.Tensor:
+    """Mean cross-entropy (nats) over the tokens marked `learn`.
 
     Padding is on the right, where causal attention cannot see it, so no attention mask is needed.
     """
     length = max(len(example.ids) for example in batch)
     ids = torch.full((len(batch), length), pad_id)
-    weight = torch.zeros((len(batch), length))
+    learn = torch.zeros((len(batch), length), dtype=torch.bool)
     for row, example in enumerate(batch):
         n = len(example.ids)
         ids[row, :n] = torch.tensor(example.ids)
-        weight[row, :n] = torch.where(torch.tensor(example.learn), 1.0, prompt_weight)
-    wanted = weight[:, 1:] > 0
+        learn[row, :n] = torch.tensor(example.learn)
+    wanted = learn[:, 1:]
     hidden = model.model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state[wanted]
-    losses = functional.cross_entropy(model.lm_head(hidden), ids[:, 1:][wanted], reduction="none")
-    weights = weight[:, 1:][wanted]
-    return (losses * weights).sum() / weights.sum()
+    return functional.cross_entropy(model.lm_head(hidden), ids[:, 1:][wanted])
 
 
-def _batches(examples: Sequence[Example], size: int, rng: np.random.Generator) -> Iterator[list[int]]:
-    """Indices in random order, in batches of similar length: sorted only within windows of 64 batches, so that order
+def _batches(examples: Sequence[Example], size: int, rng: np.random.Generator) -> Iterator[list[Example]]:
+    """Examples in random order, in batches of similar length: sorted only within windows of 64 batches, so that order
     stays random.
     """
     order = rng.permutation(len(examples))
@@ -103,4 +102,4 @@ def _batches(examples: Sequence[Example], size: int, rng: np.random.Generator) -
     for start in range(0, len(order), window):
         chunk = sorted(order[start : start + window].tolist(), key=lambda i: len(examples[i].ids))
         batches = [chunk[i : i + size] for i in range(0, len(chunk), size)]
-        yield from (batches[int(i)] for i in rng.permutation(len(batches)))
+        yield from ([examples[j] for j in batches[int(i)]] for i in rng.permutation(len(batches)))
