@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from ken.core import BadInput, DataError
+from ken.core import BadInput, DataError, Passage
+from ken.core.readers import read_corpus
 from ken.sources.search.documents import read_documents
 
 
@@ -144,3 +148,43 @@ def test_a_corpus_file_is_read_by_the_readers_of_core(tmp_path: Path) -> None:
     path.write_text('{"id": "1", "contents": "\\"Title\\"\\nText"}\n')
     (document,) = read_documents(path)
     assert (document.id, document.title, document.text) == ("1", "Title", "Text")
+
+
+values = st.one_of(
+    st.text(st.characters(exclude_categories=[]), max_size=5), st.none(), st.integers(), st.booleans(), st.just("1e999")
+)
+records = st.dictionaries(st.sampled_from(["id", "_id", "title", "text", "contents", "extra"]), values, max_size=5)
+plain = st.fixed_dictionaries(
+    {"id": st.text(max_size=3), "text": st.text(max_size=9)}, optional={"title": st.text(max_size=4)}
+)
+contents = st.fixed_dictionaries(
+    {"id": st.text(max_size=3), "contents": st.sampled_from(['"T"\nx', "x", '""\n', '"a" b', ""])}
+)
+lines = st.one_of(
+    st.one_of(plain, plain, contents, records).map(json.dumps),
+    st.one_of(plain, contents).map(lambda r: json.dumps(r, ensure_ascii=False)),
+    st.sampled_from(
+        ["", "  ", "[]", "{", '{"id": "a", "text": "tab\tinside"}', '{"id": "1", "text": "a", "text": "b"}', "\ufeff{}"]
+    ),
+).map(lambda line: line.encode(errors="surrogatepass"))
+
+
+@settings(max_examples=500, deadline=None)
+@given(content=st.lists(lines, max_size=6).map(b"\n".join))
+def test_the_fast_lane_reads_what_the_reader_of_core_reads(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes
+) -> None:
+    path = tmp_path_factory.mktemp("lane") / "corpus.jsonl"
+    path.write_bytes(content)
+
+    def outcome(read: object, *, skip: bool) -> tuple[list[Passage], list[str]]:
+        found: list[Passage] = []
+        bad: list[DataError] = []
+        try:
+            found.extend(read(path, bad=bad if skip else None))  # type: ignore[operator]
+        except BadInput as error:
+            return found, [str(error)]
+        return found, [str(error) for error in bad]
+
+    for skip in (False, True):
+        assert outcome(read_documents, skip=skip) == outcome(read_corpus, skip=skip)

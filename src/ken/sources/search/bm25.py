@@ -58,9 +58,9 @@ def schema() -> tantivy.Schema:
     """The fields of a passage.
 
     document: the id of its document.
-    part: 0 when the document is one passage, else 1, 2, … in order.
+    part: 1, 2, … in order, where the document is more than one passage.
     order: a hash of both, by which equal scores are ordered.
-    source: file or address.
+    source: file or address, where it is not the one in the manifest.
     key: the key of its vector, in indexes that have vectors.
     """
     builder = tantivy.SchemaBuilder()
@@ -77,8 +77,10 @@ def schema() -> tantivy.Schema:
 class BM25:
     """One tantivy index in a folder, as last committed when it was opened or reloaded."""
 
-    def __init__(self, folder: Path, tokenizer: str, *, create: bool = False) -> None:
+    def __init__(self, folder: Path, tokenizer: str, source: str, *, create: bool = False) -> None:
+        """`source`: of passages that have none of their own."""
         self._analyzer = analyzer(tokenizer)
+        self._source = source
         self._folder = folder
         try:
             self.engine = tantivy.Index(schema(), str(folder)) if create else tantivy.Index.open(str(folder))
@@ -143,7 +145,9 @@ class BM25:
 
     def contains(self, document: str) -> bool:
         """Whether a document with this id is in the index."""
-        return is_well_formed(document) and self._matches("document", document) > 0
+        if not is_well_formed(document):
+            return False
+        return self._count(tantivy.Query.term_query(self._schema, "document", document, "basic")) > 0
 
     def with_key(self, key: str, limit: int = 16) -> list[Passage]:
         """The passages whose vector has this key: several when they have the same title and text, none when they were
@@ -154,11 +158,12 @@ class BM25:
 
     def count(self) -> tuple[int, int]:
         """(documents, passages)."""
-        return self._matches("part", 0) + self._matches("part", 1), self._searcher.num_docs
+        passages = self._searcher.num_docs
+        later = tantivy.Query.range_query(self._schema, "part", tantivy.FieldType.Integer, lower_bound=2)
+        return passages - self._count(later), passages
 
-    def _matches(self, field: str, value: str | int) -> int:
-        term = tantivy.Query.term_query(self._schema, field, value, "basic")
-        found: Any = self._searcher.search(term, 1)  # its type stubs lack `count`
+    def _count(self, query: tantivy.Query) -> int:
+        found: Any = self._searcher.search(query, 1)  # its type stubs lack `count`
         return int(found.count)
 
     def _query(self, terms: list[str]) -> tantivy.Query:
@@ -174,14 +179,14 @@ class BM25:
 
     def _passage(self, address: tantivy.DocAddress, score: float | None) -> Passage:
         stored = self._searcher.doc(address).to_dict()
-        document, part = stored["document"][0], stored["part"][0]
+        document = stored["document"][0]
         return Passage(
-            id=f"{document}#{part - 1}" if part else document,
+            id=f"{document}#{stored['part'][0] - 1}" if "part" in stored else document,
             text=stored["text"][0],
             title=stored["title"][0],
             score=score,
             document=document,
-            source=stored["source"][0].decode(),
+            source=stored["source"][0].decode() if "source" in stored else self._source,
         )
 
     def _damaged(self, error: BaseException) -> SourceError:
@@ -191,16 +196,18 @@ class BM25:
         )
 
 
-def engine_document(passage: Passage, text: str, part: int, key: str | None) -> tantivy.Document:
-    """The tantivy document of one part of `passage`; see `schema`."""
-    fields = {
+def engine_document(passage: Passage, text: str, part: int, key: str | None, source: str) -> tantivy.Document:
+    """The tantivy document of one part of `passage`; see `schema`. What would be the same for most is left out."""
+    fields: dict[str, Any] = {
         "document": passage.id,
-        "part": part,
         "order": zlib.crc32(passage.id.encode(), part),
         "title": passage.title,
         "text": text,
-        "source": passage.source.encode(errors="replace"),
     }
+    if part:
+        fields["part"] = part
+    if passage.source != source:
+        fields["source"] = passage.source.encode(errors="replace")
     if key is not None:
         fields["key"] = key
     return tantivy.Document(**fields)

@@ -13,6 +13,7 @@ from ken.core import BadInput
 # A word is a run without white space. Scripts written without spaces (Han, kana) count each character as a word.
 _UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f"
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\s{_UNSPACED}]+")
+_UNSPACED_CHARACTER = re.compile(f"[{_UNSPACED}]")
 _SENTENCE_END = re.compile(r"[.!?…。！？]['\"’”)\]»」』]*$")
 
 
@@ -31,11 +32,9 @@ def split_text(text: str, words: int, overlap: int) -> list[str]:
     A chunk ends after the last paragraph that ends within its last quarter, else after the last sentence that does,
     else at `words` words. Chunks are slices of `text`: nothing inside them is changed, and no word is lost.
     """
-    if _surely_short(text, words):
+    if _is_short(text, words):
         return [text]
     spans = [match.span() for match in _WORD.finditer(text)]
-    if len(spans) <= words:
-        return [text]
     chunks = []
     start = 0
     while True:
@@ -48,9 +47,13 @@ def split_text(text: str, words: int, overlap: int) -> list[str]:
         start = end - overlap
 
 
-def _surely_short(text: str, words: int) -> bool:
-    """Whether `text` has at most `words` words by its length alone: n words need n characters, 2n − 1 with spaces."""
-    return len(text) <= words or (len(text) < 2 * words and text.isascii())
+def _is_short(text: str, words: int) -> bool:
+    """Whether `text` has at most `words` words; most documents do, and finding the place of each word is slow."""
+    if len(text) <= words:
+        return True
+    if not text.isascii() and _UNSPACED_CHARACTER.search(text):
+        return sum(1 for _ in _WORD.finditer(text)) <= words
+    return len(text.split()) <= words
 
 
 def _boundary(text: str, spans: list[tuple[int, int]], first: int, last: int) -> int:

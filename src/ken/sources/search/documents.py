@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ken.core import BadInput, DataError, Passage
-from ken.core.readers import read_corpus
+from ken.sources.search.plain_lines import read_lines
 
 SUFFIXES = (".md", ".txt", ".html", ".htm", ".pdf")
 
@@ -39,7 +39,7 @@ def read_documents(source: str | Path, *, bad: list[DataError] | None = None) ->
     elif path.suffix.lower() in SUFFIXES:
         files = [(path.name, path)]
     else:
-        yield from read_corpus(path, bad=bad)
+        yield from read_lines(path, bad=bad)
         return
     for name, file in files:
         try:

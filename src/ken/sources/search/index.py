@@ -60,7 +60,7 @@ class Index:
         assert manifest.generation
         self.path = path
         self._manifest = manifest
-        self._bm25 = BM25(path / manifest.generation, manifest.tokenizer)
+        self._bm25 = BM25(path / manifest.generation, manifest.tokenizer, manifest.source)
         self._vectors: Vectors | None = None
         self._encoder: Encoder | None = None
         if manifest.dense:
@@ -101,6 +101,7 @@ class Index:
         out = Path(out)
         encoder = Encoder(dense) if dense else None
         settings = Manifest(
+            source=str(src) if isinstance(src, str | Path) else "",
             tokenizer=tokenizer,
             chunk_words=chunk_words,
             overlap=overlap,
@@ -109,7 +110,7 @@ class Index:
         )
         with building(out) as generation:
             vectors = Vectors(out / settings.dense.folder, settings.dense.dimension) if settings.dense else None
-            engine = BM25(generation, tokenizer, create=True)
+            engine = BM25(generation, tokenizer, settings.source, create=True)
             pair = (vectors, encoder) if vectors is not None and encoder else None
             documents = checked(src, bad, progress)
             first = list(

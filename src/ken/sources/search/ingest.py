@@ -43,8 +43,6 @@ def checked(source: Source, bad: list[DataError] | None, progress: Progress | No
             error = _duplicate(place, document.id, seen[document.id], number)
         elif not document.id or len(document.id) > _MAX_ID:
             error = _refusal(place, number, f"has an id of {len(document.id)} characters; ids have 1 to {_MAX_ID}")
-        elif not (is_well_formed(document.text) and is_well_formed(document.title) and is_well_formed(document.id)):
-            error = _refusal(place, number, "holds a lone surrogate, which is not Unicode; clean its text")
         if error is not None:
             if bad is None or not isinstance(error, DataError):
                 raise error
@@ -69,25 +67,29 @@ def feed(
 
     Returns the keys used.
     """
-    words, overlap = settings.chunk_words, settings.overlap
-    used: set[str] = set()
-    if dense is None:
-        for document in documents:
-            chunks = split_text(document.text, words, overlap)
-            for part, chunk in enumerate(chunks, start=len(chunks) > 1):
-                writer.add_document(engine_document(document, chunk, part, None))
-        return used
     parts = (
         (document, chunk, part)
         for document in documents
-        for chunks in [split_text(document.text, words, overlap)]
+        for chunks in [split_text(document.text, settings.chunk_words, settings.overlap)]
         for part, chunk in enumerate(chunks, start=len(chunks) > 1)
     )
-    while batch := list(islice(parts, _BATCH)):
-        keys = ensure(*dense, [(document.title, chunk) for document, chunk, _ in batch])
-        used.update(keys)
-        for (document, chunk, part), key in zip(batch, keys, strict=True):
-            writer.add_document(engine_document(document, chunk, part, key))
+    used: set[str] = set()
+    document: Passage | None = None
+    try:
+        if dense is None:
+            for document, chunk, part in parts:
+                writer.add_document(engine_document(document, chunk, part, None, settings.source))
+        else:
+            while batch := list(islice(parts, _BATCH)):
+                keys = ensure(*dense, [(document.title, chunk) for document, chunk, _ in batch])
+                used.update(keys)
+                for (document, chunk, part), key in zip(batch, keys, strict=True):
+                    writer.add_document(engine_document(document, chunk, part, key, settings.source))
+    except ValueError as error:  # the readers refuse such text; it can come only in Passages made by a caller
+        if document is None or is_well_formed(document.id + document.title + document.text):
+            raise
+        problem = "holds a lone surrogate, which is not Unicode; clean its text"
+        raise BadInput(f"the document {document.id!r} {problem}") from error
     return used
 
 

@@ -42,11 +42,16 @@ class Dense(Frozen):
 
 
 class Manifest(Frozen):
-    """What `ken-index.json` says. `generation` is None while the first build has not finished."""
+    """What `ken-index.json` says.
+
+    generation: None while the first build has not finished.
+    source: the file that most documents came from, so that it is not written with each.
+    """
 
     format: str = Field(default="ken-index", pattern="^ken-index$")
     version: int = 1
     generation: str | None = Field(default=None, pattern="^gen-[0-9a-f]{8}$")
+    source: str = ""
     tokenizer: str = "english"
     chunk_words: int = Field(default=200, ge=1)
     overlap: int = Field(default=40, ge=0)
