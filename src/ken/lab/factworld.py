@@ -42,7 +42,7 @@ class FactWorldConfig(Frozen):
     exposed_popular: float = Field(default=0.85, ge=0, le=1)
     exposed_rare: float = Field(default=0.15, ge=0, le=1)
     min_exposures: int = Field(default=4, ge=1)
-    max_exposures: int = Field(default=40, ge=1)
+    max_exposures: int = Field(default=25, ge=1)
     withheld_popular: float = Field(default=0.03, ge=0, le=1)
     withheld_rare: float = Field(default=0.12, ge=0, le=1)
     test_share: float = Field(default=0.25, ge=0, le=1)
