@@ -89,7 +89,7 @@ def demo(
     )
     example = next((q for q in asked if known.get(q.id) == 0), asked[0])
     console.print(
-        f'Try: ken ask "{example.text}" --index {out / "index"} --model {MODEL} --top-k 2 --trace',
+        f'Try: ken ask "{example.text}" --index {out / "index"} --model {MODEL} --top-k 1 --strategy rag --trace',
         soft_wrap=True,
         markup=False,
     )
