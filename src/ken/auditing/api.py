@@ -10,7 +10,7 @@ from typing import Any
 from ken.agents import load_strategy
 from ken.agents.ask import open_sources
 from ken.agents.background import run
-from ken.auditing.folder import LOG, AuditSettings, digest, read_settings, write_whole
+from ken.auditing.folder import LOG, AuditSettings, digest, read_settings, save
 from ken.auditing.html import render_html
 from ken.auditing.log import read_log
 from ken.auditing.measure import AuditReport, measure
@@ -99,8 +99,8 @@ def rescore(out: str | Path) -> AuditReport:
     if not trajectories:
         raise BadInput(f"{out} holds no trajectories yet; run `ken audit` first")
     report = measure(trajectories, settings)
-    write_whole(Path(out) / "audit.json", report.model_dump_json(indent=2) + "\n")
-    write_whole(Path(out) / "audit.html", render_html(report, trajectories))
+    save(Path(out) / "audit.json", report.model_dump_json(indent=2) + "\n")
+    save(Path(out) / "audit.html", render_html(report, trajectories))
     return report
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from pydantic import ValidationError
 
 import ken
 from ken.core import BadInput, Question, Sampling
+from ken.core.files import write_whole
 from ken.core.frozen import Frozen
 
 RUN, LOG = "run.json", "trajectories.jsonl"
@@ -116,18 +116,13 @@ def read_settings(out: Path) -> AuditSettings:
 
 
 def write_settings(out: Path, settings: AuditSettings) -> None:
-    write_whole(out / RUN, settings.model_dump_json(indent=2) + "\n")
+    save(out / RUN, settings.model_dump_json(indent=2) + "\n")
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file whole or not at all. Raises `BadInput` when it cannot be written."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+def save(path: Path, text: str) -> None:
+    """Write a file of the audit whole or not at all. Raises `BadInput` when it cannot be written."""
     with saving(path):
-        try:
-            temporary.write_text(text, encoding="utf-8", errors="replace")
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_whole(path, text.encode("utf-8", errors="replace"))
 
 
 @contextmanager

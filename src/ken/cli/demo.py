@@ -56,7 +56,7 @@ def demo(
             out=out / "audit",
             samples=samples,
             top_k=1,
-            # The base model's verdicts are coin flips with a slight bias: greedily it would always fall on the same side.
+            # The base model's verdicts are coin flips, slightly biased: greedily they would all fall the same way.
             sampling=ken.Sampling(temperature=1.0, max_tokens=32),
             on_progress=on_progress,
         )

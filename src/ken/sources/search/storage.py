@@ -23,6 +23,7 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from ken.core import BadInput, SourceError
+from ken.core.files import write_whole
 from ken.core.frozen import Frozen
 
 MANIFEST = "ken-index.json"
@@ -80,27 +81,6 @@ def read_manifest(folder: Path) -> Manifest:
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Replace the manifest as a whole: after a crash it is the old one or the new one."""
     write_whole(folder / MANIFEST, (manifest.model_dump_json(indent=2) + "\n").encode())
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it exists as a whole or not at all, also after a loss of power."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames inside `folder` durable, where the system can."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 @contextmanager

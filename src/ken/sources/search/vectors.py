@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ken.core import BadInput, SourceError, Unsupported
-from ken.sources.search.storage import write_whole
+from ken.core.files import write_whole
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
