@@ -58,20 +58,33 @@ class Plane:
         path = " ".join(f"{self.x(a)},{self.y(b)}" for a, b in points)
         self.parts.append(Markup('<polyline class="{}" points="{}"/>').format(style, path))
 
-    def dot(self, a: float, b: float, label: str, style: str, *, radius: float = 5, note: str = "") -> None:
-        """A point with a label beside it and a note shown on hover."""
-        x, y = self.x(a), self.y(b)
+    def dot(self, a: float, b: float, style: str, *, radius: float = 5, note: str = "") -> None:
+        """A point with a note shown on hover."""
         self.parts.append(
             Markup('<circle class="{}" cx="{}" cy="{}" r="{}"><title>{}</title></circle>').format(
-                style, x, y, radius, note or label
+                style, self.x(a), self.y(b), radius, note
             )
         )
-        left = x > WIDTH - 110
-        self.parts.append(
-            Markup('<text class="label" x="{}" y="{}" text-anchor="{}">{}</text>').format(
-                x - 9 if left else x + 9, y + 4, "end" if left else "start", label
+
+    def labels(self, labels: Sequence[tuple[float, float, str]]) -> None:
+        """Words beside points: (x, y, text) in data units. One that would cover another, or a point, gives way."""
+        dots = [(self.x(a), self.y(b)) for a, b, _ in labels]
+        taken = [(x - 7, y - 7, x + 7, y + 7) for x, y in dots]
+        for (x, y), (_, _, text) in zip(dots, labels, strict=True):
+            width = 7 * len(text)
+            boxes = [
+                (left, y + shift - 8, left + width, y + shift + 8)
+                for shift in (0, *(side * step for step in range(15, HEIGHT, 15) for side in (-1, 1)))
+                for left in (x + 9, x - 9 - width)
+            ]
+            inside = [b for b in boxes if b[0] > LEFT and b[2] < WIDTH and b[1] > 0 and b[3] < HEIGHT - BOTTOM]
+            box = next((b for b in inside if not any(_overlap(b, other) for other in taken)), boxes[0])
+            taken.append(box)
+            self.parts.append(
+                Markup('<text class="label" x="{}" y="{}">{}</text>').format(
+                    round(box[0], 1), round(box[1] + 12, 1), text
+                )
             )
-        )
 
     def svg(self, title: str) -> Markup:
         return Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
@@ -83,14 +96,13 @@ def accuracy_against_searches(points: Sequence[tuple[str, float, float]]) -> Mar
     """points: (strategy, mean searches per question, accuracy in [0, 1])."""
     furthest = max([1.0, *(searches for _, searches, _ in points)])
     plane = Plane("searches per question", "exact match", x_max=_round_up(furthest))
-    for number, (name, searches, accuracy) in enumerate(points):
-        plane.dot(
-            searches,
-            accuracy,
-            name,
-            f"s{number % 6}",
-            note=f"{name}: exact match {accuracy:.3f}, {searches:.2f} searches per question",
-        )
+    places: dict[tuple[float, float], list[str]] = {}
+    for name, searches, accuracy in points:
+        places.setdefault((round(searches, 2), round(accuracy, 2)), []).append(name)
+    for number, ((searches, accuracy), names) in enumerate(places.items()):
+        note = f"{', '.join(names)}: exact match {accuracy:.2f}, {searches:.2f} searches per question"
+        plane.dot(searches, accuracy, f"s{number % 6}", note=note)
+    plane.labels([(*place, ", ".join(names)) for place, names in places.items()])
     return plane.svg("Exact match against searches per question")
 
 
@@ -102,7 +114,7 @@ def reliability_diagram(bins: Sequence[tuple[float, float, int]]) -> Markup:
     most = max((count for *_, count in bins), default=1)
     for confidence, accuracy, count in bins:
         note = f"confidence {confidence:.2f}: {accuracy:.2f} right of {count}"
-        plane.dot(confidence, accuracy, "", "s0", radius=round(3 + 6 * (count / most) ** 0.5, 1), note=note)
+        plane.dot(confidence, accuracy, "s0", radius=round(3 + 6 * (count / most) ** 0.5, 1), note=note)
     return plane.svg("Reliability diagram")
 
 
@@ -115,31 +127,35 @@ def risk_coverage_curve(coverage: Sequence[float], risk: Sequence[float]) -> Mar
 
 def stacked_bars(rows: Sequence[tuple[str, Sequence[tuple[str, int]]]]) -> Markup:
     """rows: (name, parts); a part is (CSS class and word, count). Each bar fills the width."""
-    height, label = 30, 90
+    height, label = 34, 72
     parts: list[Markup] = []
     for index, (name, counts) in enumerate(rows):
         y, total, x = index * height, sum(count for _, count in counts) or 1, float(label)
         parts.append(
-            Markup('<text class="label" x="{}" y="{}" text-anchor="end">{}</text>').format(label - 8, y + 18, name)
+            Markup('<text class="label" x="{}" y="{}" text-anchor="end">{}</text>').format(label - 8, y + 20, name)
         )
         for word, count in counts:
-            width = round(count / total * (2 * WIDTH - label), 1)
+            width = round(count / total * (WIDTH - label), 1)
             note = f"{name}: {count} {word} ({count / total:.0%})"
             parts.append(
                 Markup('<rect class="use {}" x="{}" y="{}" width="{}" height="{}"><title>{}</title></rect>').format(
                     word, round(x, 1), y + 3, width, height - 8, note
                 )
             )
-            if width > 34:
+            if width > 9 * len(str(count)):
                 parts.append(
                     Markup('<text class="inbar" x="{}" y="{}" text-anchor="middle">{}</text>').format(
-                        round(x + width / 2, 1), y + 18, count
+                        round(x + width / 2, 1), y + 20, count
                     )
                 )
             x += width
     return Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="Use of searches">{}</svg>').format(
-        2 * WIDTH, height * len(rows), Markup("").join(parts)
+        WIDTH, height * len(rows), Markup("").join(parts)
     )
+
+
+def _overlap(one: Sequence[float], other: Sequence[float]) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def _tick(value: float) -> str:

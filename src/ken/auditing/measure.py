@@ -377,12 +377,14 @@ def _notes(questions: dict[str, Question], settings: AuditSettings, oracles: Ora
         yield f"{bare} of {len(questions)} questions have no accepted answer; they count only for searches and cost."
     if golds and not settings.samples:
         yield "Without closed-book samples (--samples 0) what the model knows is judged by its one closed-book answer."
-    elif golds and "samples" not in oracles:
+    elif golds and "greedy" in oracles and "samples" not in oracles:
         yield (
             "No question has all its closed-book samples, so what the model knows is judged by its one closed-book "
             "answer."
         )
-    if left_out := len(golds - next(iter(oracles.values()), {}).keys()):
+    if golds and not oracles:
+        yield "No closed-book attempt was answered, so what the model knows cannot be measured."
+    elif left_out := len(golds - next(iter(oracles.values()), {}).keys()):
         yield (
             f"{left_out} of {len(golds)} questions lack closed-book attempts (failed or not made); what the model "
             "knows, and which searches it needs, is measured on the others."
