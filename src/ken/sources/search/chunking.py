@@ -51,6 +51,8 @@ def _is_short(text: str, words: int) -> bool:
     """Whether `text` has at most `words` words; most documents do, and finding the place of each word is slow."""
     if len(text) <= words:
         return True
+    if text.isascii() and text.isprintable() and text.count(" ") < words:  # no other white space than these
+        return True
     if not text.isascii() and _UNSPACED_CHARACTER.search(text):
         return sum(1 for _ in _WORD.finditer(text)) <= words
     return len(text.split()) <= words
