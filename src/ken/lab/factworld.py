@@ -41,7 +41,7 @@ class FactWorldConfig(Frozen):
     popular: float = Field(default=0.5, ge=0, le=1)
     exposed_popular: float = Field(default=0.85, ge=0, le=1)
     exposed_rare: float = Field(default=0.15, ge=0, le=1)
-    min_exposures: int = Field(default=3, ge=1)
+    min_exposures: int = Field(default=4, ge=1)
     max_exposures: int = Field(default=40, ge=1)
     withheld_popular: float = Field(default=0.03, ge=0, le=1)
     withheld_rare: float = Field(default=0.12, ge=0, le=1)

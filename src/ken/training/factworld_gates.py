@@ -16,7 +16,7 @@ from ken.agents.protocol import parse_answer, render_passages
 from ken.core import Answer, Question, Sampling
 from ken.lab.factworld import FactWorld
 from ken.lab.render import questions, reading_examples
-from ken.metrics import auroc, exact_match, f1_aware, oracle_ksample
+from ken.metrics import auroc, exact_match, f1_aware, solve_rate
 from ken.models import Message, Model
 from ken.sources import Sources
 
@@ -41,30 +41,28 @@ class Gate:
 
 
 async def measure_gates(model: Model, world: FactWorld, *, samples: int = 8, seed: int = 0) -> list[Gate]:
-    """Measure the gates: recall of exposed and unexposed facts, reading, whether the model's own probability tells
-    which facts it was shown, and how it decides before training (F1_aware against its own solve rate over `samples`
-    draws, verdict sampled at T = 1)."""
+    """Measure the gates: recall of exposed and unexposed facts, reading, asking, whether the model's own probability
+    tells which facts it was shown, and how it decides before training (F1_aware against its own solve rate over
+    `samples` draws, verdict sampled at T = 1).
+
+    What it knows of exposed facts is gated as the mean solve rate at T = 1, the quantity that is to be graded and that
+    rollouts and the oracle see; the greedy accuracy is reported beside it.
+    """
     asked = questions(world)
     replies = await asyncio.gather(*(_recall(model, question) for question in asked))
     exposed = [bool(question.meta["exposures"]) for question in asked]
     right = [exact_match(answer, question.answers) for question, (answer, _) in zip(asked, replies, strict=True)]
+    greedy_exposed = _mean(r for r, e in zip(right, exposed, strict=True) if e)
+    greedy_unexposed = _mean(r for r, e in zip(right, exposed, strict=True) if not e)
+    rates = await _solve_rates(model, [q for q, e in zip(asked, exposed, strict=True) if e], samples, seed)
 
     held_out = questions(world, "test")
-    solvable, decisions = await _decisions(model, held_out, samples, seed)
-    aware = f1_aware(decisions, solvable)
+    solvable = [rate >= 0.5 for rate in await _solve_rates(model, held_out, samples, seed)]
+    aware = f1_aware(await _verdicts(model, held_out, seed), solvable)
     return [
-        Gate(
-            "closed-book accuracy on exposed facts",
-            _mean(r for r, e in zip(right, exposed, strict=True) if e),
-            0.6,
-            0.95,
-        ),
-        Gate(
-            "closed-book accuracy on unexposed facts",
-            _mean(r for r, e in zip(right, exposed, strict=True) if not e),
-            0.0,
-            0.06,
-        ),
+        Gate("closed-book solve rate on exposed facts (T = 1)", _mean(rates), 0.6, 0.95),
+        Gate("closed-book accuracy on exposed facts, greedy", greedy_exposed, 0.6, 0.95, gating=False),
+        Gate("closed-book accuracy on unexposed facts, greedy", greedy_unexposed, 0.0, 0.06),
         Gate("read-and-copy accuracy", await _reading(model, world), 0.95, 1.0),
         Gate("queries that ask for the right thing", await _querying(model, asked), 0.95, 1.0),
         Gate("AUROC of max-probability, exposed or not", auroc([p for _, p in replies], exposed) or 0.0, 0.9, 1.0),
@@ -108,24 +106,27 @@ async def _querying(model: Model, asked: Sequence[Question]) -> float:
     return _mean(await asyncio.gather(*(right(question) for question in asked)))
 
 
-async def _decisions(
-    model: Model, asked: Sequence[Question], samples: int, seed: int
-) -> tuple[list[bool], list[bool | None]]:
+async def _solve_rates(model: Model, asked: Sequence[Question], samples: int, seed: int) -> list[float]:
+    """Share of right ones among `samples` closed-book answers at T = 1, per question."""
     sampling = Sampling(temperature=1.0, max_tokens=12, seed=seed)
-    sources = Sources()
 
-    async def solvable(question: Question) -> bool:
-        runs = (Direct().run(question, model, sources, sampling=sampling, sample=i) for i in range(samples))
-        return oracle_ksample([t.answer for t in await asyncio.gather(*runs)], question.answers)
+    async def rate(question: Question) -> float:
+        runs = (Direct().run(question, model, Sources(), sampling=sampling, sample=i) for i in range(samples))
+        return solve_rate([t.answer for t in await asyncio.gather(*runs)], question.answers)
+
+    return list(await asyncio.gather(*(rate(question) for question in asked)))
+
+
+async def _verdicts(model: Model, asked: Sequence[Question], seed: int) -> list[bool | None]:
+    sampling = Sampling(temperature=1.0, max_tokens=12, seed=seed)
 
     async def verdict(question: Question) -> bool | None:
-        attempt = Attempt(question, model, sources, strategy=Adaptive.name, sampling=sampling)
+        attempt = Attempt(question, model, Sources(), strategy=Adaptive.name, sampling=sampling)
         return (await decide(attempt)).knows
 
-    known = await asyncio.gather(*(solvable(question) for question in asked))
-    return list(known), list(await asyncio.gather(*(verdict(question) for question in asked)))
+    return list(await asyncio.gather(*(verdict(question) for question in asked)))
 
 
-def _mean(values: Iterable[bool]) -> float:
+def _mean(values: Iterable[float]) -> float:
     items = list(values)
     return sum(items) / len(items) if items else float("nan")
