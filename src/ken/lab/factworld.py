@@ -24,7 +24,7 @@ RELATIONS = ("birthplace", "employer", "school", "sponsor", "residence", "club",
 
 
 class FactWorldConfig(Frozen):
-    """Sizes and rates of a world; the defaults are card 01's.
+    """Sizes and rates of a world; the defaults are card 01's, but for max_exposures (40, not 60: docs/design.md).
 
     exposed_*: probability that a fact is seen in pretraining; min/max_exposures: how often, drawn log-uniformly.
     withheld_*: probability that the entity's document lacks a fact. test_share: facts held out from every training
