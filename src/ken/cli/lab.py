@@ -67,7 +67,8 @@ def build(
         )
     for gate in manifest.gates:
         mark = "ok  " if gate.passed else "FAIL" if gate.gating else "    "
-        typer.echo(f"  {mark} {gate.value:.3f}  {gate.name} (wanted {gate.low:g} to {gate.high:g})")
+        wanted = f"wanted {gate.low:g} to {gate.high:g}" if gate.gating else "reported"
+        typer.echo(f"  {mark} {gate.value:.3f}  {gate.name} ({wanted})")
     if not manifest.passed:
         raise typer.Exit(1)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from transformers.utils import logging
 
 import ken
 from ken.core import BadInput
@@ -68,6 +69,7 @@ def build_factworld(
     seconds = pretrain(model, stages, settings, pad_id=tokenizer.pad_token_id, on_step=on_step)
 
     temporary = out.with_name(f".{out.name}.{os.getpid()}")
+    logging.disable_progress_bar()
     try:
         model.half().save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
