@@ -287,7 +287,7 @@ def _calibrations(
     if agreeing:
         right = [bool(_em(direct[i])) for i in agreeing]
         what = (
-            "share of closed-book samples that agree with the greedy answer; right: the greedy answer is an exact match"
+            "share of closed-book samples that agree with the closed-book answer; right: that answer is an exact match"
         )
         yield _calibration("self-consistency", what, list(agreeing.values()), right)
     sure = {i: t.answer_confidence for i, t in direct.items() if t.answer_confidence is not None}

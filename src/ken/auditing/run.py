@@ -65,10 +65,14 @@ async def run_audit(
 
         async def work() -> None:
             nonlocal finished, failed, settings
+            me = asyncio.current_task()
+            assert me is not None
             for job in todo:  # shared by all workers: each takes the next job when it is free
                 trajectory = without_search_errors(
                     await job.strategy.run(job.question, model, sources, sampling=job.sampling, sample=job.sample)
                 )
+                if me.cancelling():  # HTTP libraries swallow a cancellation that meets a connection error
+                    return
                 log.write(trajectory)
                 dropped = {*settings.dropped, *getattr(model, "dropped", ())}
                 settings = _found(out, settings, dropped=tuple(sorted(dropped)))
@@ -81,7 +85,7 @@ async def run_audit(
                     reason = f"{trajectory.strategy} failed {GIVE_UP_AFTER} times in a row ({trajectory.error})"
                     settings = _found(out, settings, stopped=reason)
                     for other in workers:
-                        if other is not asyncio.current_task():
+                        if other is not me:
                             other.cancel()
                     return
 
