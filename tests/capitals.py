@@ -49,6 +49,8 @@ def reply(messages: list[dict[str, str]]) -> str:
         return f"I recall maps. <assessment>{'yes' if land in KNOWN else 'no'}</assessment>"
     if told:
         return f"<think> it is written there </think><answer> {told[1]} </answer>"
+    if "search engine did not answer" in text:
+        return "<answer> Atlantis </answer>"
     if "call a search engine" in instruction:
         return f"<search> capital of {land} </search>"
     return f"<think> hm </think><answer> {CAPITALS[land] if land in KNOWN else 'Atlantis'} </answer>"

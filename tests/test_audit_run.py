@@ -19,7 +19,7 @@ from faulty_server import Answer, FaultyServer, Hang
 import ken
 from ken.auditing.log import LogWriter, read_log
 from ken.auditing.run import GIVE_UP_AFTER, IN_FLIGHT
-from ken.core import BadInput, ModelError, Passage, Question, SourceError
+from ken.core import BadInput, ModelError, Passage, Question, SourceError, Unsupported
 from ken.models import Generation
 from ken.models.scripted import ScriptedModel
 
@@ -160,6 +160,20 @@ def test_parameters_that_the_server_refused_are_in_the_report_and_stay_there(tmp
     assert ken.rescore(tmp_path / "a").notes == report.notes
     again = ken.audit(many(2), model=Capital(), strategies="direct", samples=1, out=tmp_path / "a")
     assert again.notes == report.notes
+
+
+def test_what_the_model_cannot_do_is_raised_as_it_is_and_what_was_answered_is_kept(tmp_path):
+    class Limited(Capital):
+        async def generate(self, conversation: Any, **kwargs: Any) -> list[Generation]:
+            generations = await super().generate(conversation, **kwargs)
+            if "Question 7?" in str(conversation):
+                raise Unsupported("this model cannot do that; use another")
+            return generations
+
+    with pytest.raises(Unsupported, match="this model cannot do that"):
+        ken.audit(many(300), model=Limited(), strategies="direct", samples=0, out=tmp_path / "a")
+    report = ken.audit(many(300), model=Capital(), strategies="direct", samples=0, out=tmp_path / "a")
+    assert (report.questions, report.failed, report.unasked) == (300, 0, 0)
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:

@@ -61,17 +61,16 @@ async def run_audit(
         finished, failed = len(jobs) - len(left), 0
         in_a_row: Counter[str] = Counter()
         workers: list[asyncio.Task[None]] = []
+        over = False
         on_progress(Progress(finished, len(jobs), failed))
 
         async def work() -> None:
-            nonlocal finished, failed, settings
-            me = asyncio.current_task()
-            assert me is not None
+            nonlocal finished, failed, settings, over
             for job in todo:  # shared by all workers: each takes the next job when it is free
                 trajectory = without_search_errors(
                     await job.strategy.run(job.question, model, sources, sampling=job.sampling, sample=job.sample)
                 )
-                if me.cancelling():  # HTTP libraries swallow a cancellation that meets a connection error
+                if over:  # a cancellation that met an error inside a library was swallowed there
                     return
                 log.write(trajectory)
                 dropped = {*settings.dropped, *getattr(model, "dropped", ())}
@@ -84,13 +83,17 @@ async def run_audit(
                 elif in_a_row[trajectory.strategy] == GIVE_UP_AFTER:
                     reason = f"{trajectory.strategy} failed {GIVE_UP_AFTER} times in a row ({trajectory.error})"
                     settings = _found(out, settings, stopped=reason)
-                    for other in workers:
-                        if other is not me:
-                            other.cancel()
+                    over = True
+                    for worker in workers:
+                        worker.cancel()
                     return
 
         async with asyncio.TaskGroup() as group:
             workers += [group.create_task(work()) for _ in range(min(IN_FLIGHT, len(left)))]
+            try:
+                await asyncio.gather(*workers, return_exceptions=True)
+            finally:
+                over = True
     except ExceptionGroup as errors:
         raise errors.exceptions[0] from errors
     finally:

@@ -32,8 +32,6 @@ def ask(  # noqa: PLR0917 (typer reads the options from the signature)
     """Answer a question over your documents, searching only when the model does not know, and say why."""
     if not question.strip():
         raise BadInput("the question is empty; ask something")
-    if any("\ud800" <= character <= "\udfff" for character in question):  # how Python hands on bytes it cannot decode
-        raise BadInput("the question is not UTF-8; check the encoding of the terminal")
     if not model:
         _passages_only(question, index, top_k, as_json)
         return

@@ -48,7 +48,7 @@ _APART = {"demo", "lab"}
 def _defaults(command: Any, settings: dict[str, Any], where: str) -> dict[str, Any]:
     """The defaults for `command` and the commands under it, which inherit what is said above them."""
     commands: dict[str, Any] = getattr(command, "commands", {})
-    defaults: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     tables: dict[str, dict[str, Any]] = {}
     for key, value in settings.items():
         if isinstance(value, dict):
@@ -61,10 +61,12 @@ def _defaults(command: Any, settings: dict[str, Any], where: str) -> dict[str, A
             wanted = " or ".join(sorted({_WORDS[kind] for kind in options[key]}))
             raise BadInput(f"{where}: {key} = {json.dumps(value, default=str)} does not fit; it must be {wanted}")
         else:
-            defaults[key] = value
+            values[key] = value
+    own = {parameter.name for parameter in command.params}
+    defaults = {key: value for key, value in values.items() if key in own}  # `index` is an option and a command
     for name, child in commands.items():
         options = {} if name in _APART else _options(child)
-        inherited = {key: v for key, v in defaults.items() if any(_fits(v, kind) for kind in options.get(key, ()))}
+        inherited = {key: v for key, v in values.items() if any(_fits(v, kind) for kind in options.get(key, ()))}
         defaults[name] = _defaults(child, inherited | tables.get(name, {}), where=f"{where} [{name}]")
     return defaults
 
