@@ -187,7 +187,7 @@ def snapshot(folder: Path) -> dict[str, bytes]:
         ({"threshold": 0.9}, "threshold was 0.5 and is 0.9"),
         ({"sampling": ken.Sampling(max_tokens=7)}, "max_tokens was 512 and is 7"),
         ({"questions": many(3)[:2]}, "there were 3 questions and are 2"),
-        ({"questions": many(2) + [Question(id="q2", text="Else?")]}, "the questions or their answers are others"),
+        ({"questions": [*many(2), Question(id="q2", text="Else?")]}, "the questions or their answers are others"),
     ],
 )
 def test_an_audit_with_other_settings_is_refused_and_nothing_is_touched(tmp_path, changes, said):
