@@ -49,7 +49,7 @@ def split_text(text: str, words: int, overlap: int) -> list[str]:
 
 def _is_short(text: str, words: int) -> bool:
     """Whether `text` has at most `words` words; most documents do, and finding the place of each word is slow."""
-    if len(text) <= words:
+    if len(text) <= words or (len(text) < 2 * words and text.isascii()):  # a word of ASCII takes a space beside it
         return True
     if text.isascii() and text.isprintable() and text.count(" ") < words:  # no other white space than these
         return True
