@@ -155,7 +155,8 @@ class FaultyServer:
         connection = self.connections
         try:
             with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
-                while await self._exchange(reader, writer, connection):
+                # Asked each time: `_exchange` may swallow the cancellation that comes with the stop.
+                while not self._stop.is_set() and await self._exchange(reader, writer, connection):
                     pass
         finally:
             self._clients.discard(task)
