@@ -48,6 +48,7 @@ class Attempt:
         self._messages: list[Message] = []
         self._ids: list[int] = []  # everything the model has seen or said in this conversation
         self._pending: list[str | Instruction] = []  # observation text not yet shown to the model
+        self._before: tuple[list[int], list[str | Instruction]] = ([], [])  # both, as they were before it last wrote
         self._usage = Usage()
         self._started = time.perf_counter()
 
@@ -65,6 +66,7 @@ class Attempt:
         (generation,) = await self.model.generate(self._messages, sampling=sampling)
         generation = _encodable(generation)
         self._usage += generation.usage
+        self._before = (list(self._ids), list(self._pending))
         self._record_context(generation)
         self._segments.append(
             Segment(role="policy", text=generation.text, token_ids=generation.token_ids, logprobs=generation.logprobs)
@@ -72,6 +74,14 @@ class Attempt:
         self._ids.extend(generation.token_ids or ())
         self._messages.append(Message("policy", generation.text, generation.token_ids))
         return generation
+
+    def retract(self) -> None:
+        """Throw away what the model wrote last, so that it can write again from where it stood; nothing may have been
+        observed since. It is not in the trajectory, but its cost is.
+        """
+        del self._segments[-2:]  # what it wrote, and what it had been shown before that
+        self._messages.pop()
+        self._ids, self._pending = self._before
 
     def observe(self, content: str | Instruction) -> None:
         """Put text from the environment into the model's context."""

@@ -1,0 +1,327 @@
+"""A multi-hop world: entities linked by relations, one document each, questions that need several documents (card 40,
+Miniature claim check).
+
+Every entity has a value for every relation, but its document states only some of them, each in one of three wordings.
+A question names its first entity only, so one search with the whole question finds the first document and rarely the
+next: whoever asks must decompose. Which fact is needed, and which document states it, is known for every question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice, pairwise
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field, JsonValue, ModelWrapValidatorHandler, ValidationError, model_validator
+
+from ken.core.errors import BadInput
+from ken.core.frozen import Frozen
+from ken.core.question import Question
+from ken.core.seeding import derive_seed
+from ken.core.steps import Passage
+from ken.lab.names import invented_names
+
+Kind = Literal["2-hop", "3-hop", "comparison"]
+Split = Literal["train", "test"]
+KINDS: tuple[Kind, ...] = ("2-hop", "3-hop", "comparison")
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """A relation in its wordings, the first of which is its name. literal: its values are numbers, not entities."""
+
+    wordings: tuple[str, ...]
+    literal: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.wordings[0]
+
+
+ENTITY_RELATIONS = (
+    Relation(("mentor", "teacher", "tutor")),
+    Relation(("employer", "boss", "principal")),
+    Relation(("rival", "opponent", "competitor")),
+    Relation(("sponsor", "patron", "backer")),
+    Relation(("spouse", "partner", "consort")),
+    Relation(("neighbour", "adjacent", "bordering")),
+    Relation(("successor", "heir", "follower")),
+    Relation(("idol", "hero", "favourite")),
+)
+LITERAL_RELATIONS = (
+    Relation(("height", "stature", "tallness"), literal=True),
+    Relation(("age", "seniority", "maturity"), literal=True),
+    Relation(("wealth", "fortune", "riches"), literal=True),
+    Relation(("rank", "grade", "standing"), literal=True),
+)
+
+
+class MultiHopConfig(Frozen):
+    """Sizes of a world; the defaults are card 40's.
+
+    numbers: literals run from 10 to 9 + numbers. min/max_stated: how many of its facts a document states. held_out:
+    share of the links between entities that no training question uses, and of which all test questions consist.
+
+    Raises `BadInput` for a value out of range.
+    """
+
+    entities: int = Field(default=800, ge=4)
+    entity_relations: int = Field(default=8, ge=1, le=len(ENTITY_RELATIONS))
+    literal_relations: int = Field(default=4, ge=1, le=len(LITERAL_RELATIONS))
+    numbers: int = Field(default=90, ge=2, le=990)
+    min_stated: int = Field(default=5, ge=1)
+    max_stated: int = Field(default=7, ge=1)
+    train: int = Field(default=4000, ge=0)
+    test: int = Field(default=600, ge=0)
+    held_out: float = Field(default=0.2, ge=0, le=1)
+    seed: int = 0
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _explained(cls, values: Any, handler: ModelWrapValidatorHandler[MultiHopConfig]) -> MultiHopConfig:
+        try:
+            config = handler(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(map(str, first["loc"]))
+            raise BadInput(
+                f"a MultiHopWorld cannot have {name} = {first['input']!r}: {first['msg'].lower()}"
+            ) from error
+        relations = config.entity_relations + config.literal_relations
+        if not config.min_stated <= config.max_stated <= relations:
+            raise BadInput(
+                f"a document cannot state {config.min_stated} to {config.max_stated} facts of {relations}; "
+                "choose min_stated ≤ max_stated ≤ the number of relations"
+            )
+        return config
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One stated fact: the `relation` of `subject` is `value`. The document says it in `wording`."""
+
+    subject: str
+    relation: Relation
+    value: str
+    wording: str
+    held_out: bool
+
+    @property
+    def document(self) -> str:
+        """The id of the document that states it."""
+        return document_id(self.subject)
+
+
+def document_id(entity: str) -> str:
+    return entity.lower()
+
+
+class MultiHopWorld:
+    """A world: what every document states, and questions about it, all fixed by the config and its seed."""
+
+    def __init__(self, config: MultiHopConfig | None = None) -> None:
+        self.config = config or MultiHopConfig()
+        c = self.config
+        rng = np.random.default_rng(derive_seed("multihop names", c.seed))
+        self.entities = tuple(islice(invented_names(rng), c.entities))
+        self.relations = (*ENTITY_RELATIONS[: c.entity_relations], *LITERAL_RELATIONS[: c.literal_relations])
+        self.numbers = tuple(str(10 + i) for i in range(c.numbers))
+
+    @cached_property
+    def stated(self) -> dict[str, tuple[Link, ...]]:
+        """What the document of each entity states, in its order."""
+        c = self.config
+        rng = np.random.default_rng(derive_seed("multihop facts", c.seed))
+        return {
+            entity: tuple(
+                Link(
+                    entity,
+                    relation,
+                    self._value(relation, entity, rng),
+                    str(rng.choice(relation.wordings)),
+                    held_out=not relation.literal and bool(rng.random() < c.held_out),
+                )
+                for relation in self.some_relations(rng)
+            )
+            for entity in self.entities
+        }
+
+    def some_relations(self, rng: np.random.Generator) -> list[Relation]:
+        """The relations that one document states, in its order."""
+        count = int(rng.integers(self.config.min_stated, self.config.max_stated + 1))
+        return [self.relations[int(i)] for i in rng.permutation(len(self.relations))[:count]]
+
+    def _value(self, relation: Relation, entity: str, rng: np.random.Generator) -> str:
+        values = self.numbers if relation.literal else self.entities
+        value = values[int(rng.integers(len(values) - 1))]
+        return value if value != entity else values[-1]  # nobody is their own mentor
+
+    @cached_property
+    def chains(self) -> dict[Split, tuple[tuple[Kind, tuple[Link, ...]], ...]]:
+        """The facts behind every question of a split, in the order in which they are needed; no two questions of the
+        world have the same facts."""
+        rng = np.random.default_rng(derive_seed("multihop questions", self.config.seed))
+        taken: set[frozenset[tuple[str, str]]] = set()
+        return {
+            "train": self._draw(rng, self.config.train, taken, held_out=False),
+            "test": self._draw(rng, self.config.test, taken, held_out=True),
+        }
+
+    def _draw(
+        self, rng: np.random.Generator, count: int, taken: set[frozenset[tuple[str, str]]], *, held_out: bool
+    ) -> tuple[tuple[Kind, tuple[Link, ...]], ...]:
+        drawn: list[tuple[Kind, tuple[Link, ...]]] = []
+        misses = 0
+        while len(drawn) < count:
+            kind = KINDS[len(drawn) % len(KINDS)]
+            links = self._comparison(rng) if kind == "comparison" else self._chain(rng, int(kind[0]), held_out)
+            key = frozenset((link.subject, link.relation.name) for link in links)
+            if not links or key in taken:
+                misses += 1
+                if misses > 1000 + 200 * count:
+                    raise BadInput(
+                        f"this world has no {count} distinct {'test' if held_out else 'train'} questions "
+                        f"({len(drawn)} were found); ask for fewer, or for more entities"
+                    )
+                continue
+            taken.add(key)
+            drawn.append((kind, links))
+        return tuple(drawn)
+
+    def _chain(self, rng: np.random.Generator, hops: int, held_out: bool) -> tuple[Link, ...]:
+        """Facts of which each is about the value of the one before; () when the walk fails."""
+        links: list[Link] = []
+        entity = self.entities[int(rng.integers(len(self.entities)))]
+        seen = {entity}
+        for hop in range(1, hops + 1):
+            last = hop == hops
+            open_ = [
+                link
+                for link in self.stated[entity]
+                if link.value not in seen and (last or (not link.relation.literal and link.held_out == held_out))
+            ]
+            if not open_:
+                return ()
+            link = open_[int(rng.integers(len(open_)))]
+            links.append(link)
+            entity = link.value
+            seen.add(entity)
+        return tuple(links)
+
+    def _comparison(self, rng: np.random.Generator) -> tuple[Link, ...]:
+        """The same literal of two entities, not equal; () when the draw has none."""
+        one, other = (self.entities[int(i)] for i in rng.choice(len(self.entities), size=2, replace=False))
+        numbers = {link.relation: link for link in self.stated[other] if link.relation.literal}
+        both = [
+            (link, numbers[link.relation])
+            for link in self.stated[one]
+            if link.relation in numbers and numbers[link.relation].value != link.value
+        ]
+        return both[int(rng.integers(len(both)))] if both else ()
+
+
+def documents(world: MultiHopWorld) -> list[Passage]:
+    """One document per entity."""
+    return [document(links) for links in world.stated.values()]
+
+
+def document(links: Sequence[Link]) -> Passage:
+    """The document of one entity: title `Kavelo`, text `tutor Moru, height 34, patron Tarsin.`"""
+    subject = links[0].subject
+    text = ", ".join(f"{link.wording} {link.value}" for link in links) + "."
+    return Passage(id=document_id(subject), title=subject, text=text)
+
+
+def triples(world: MultiHopWorld) -> list[tuple[str, str, str]]:
+    """Everything the documents state, as (subject, relation, value)."""
+    return [(link.subject, link.relation.name, link.value) for links in world.stated.values() for link in links]
+
+
+def questions(world: MultiHopWorld, split: Split) -> list[Question]:
+    """The questions of a split, in a fixed order in which every prefix mixes all kinds.
+
+    `meta`: kind, split, dataset, `evidence` (the needed facts as subject, relation, value, document; each needs the one
+    before when `ordered`) and supporting_ids (their documents).
+    """
+    rng = np.random.default_rng(derive_seed("multihop wordings", world.config.seed, split))
+    return [
+        _question(f"{split}-{number}", kind, links, split, rng)
+        for number, (kind, links) in enumerate(world.chains[split])
+    ]
+
+
+def _question(name: str, kind: Kind, links: Sequence[Link], split: Split, rng: np.random.Generator) -> Question:
+    if kind == "comparison":
+        text, answer = compare(links, str(rng.choice(links[0].relation.wordings)), greater=bool(rng.random() < 0.5))
+    else:
+        text, answer = ask_chain(links, [str(rng.choice(link.relation.wordings)) for link in links]), links[-1].value
+    evidence: list[JsonValue] = [
+        {"subject": link.subject, "relation": link.relation.name, "value": link.value, "document": link.document}
+        for link in links
+    ]
+    return Question(
+        id=name,
+        text=text,
+        answers=(answer,),
+        meta={
+            "kind": kind,
+            "split": split,
+            "dataset": "multihop",
+            "ordered": kind != "comparison",
+            "evidence": evidence,
+            "supporting_ids": [link.document for link in links],
+        },
+    )
+
+
+def ask_chain(links: Sequence[Link], wordings: Sequence[str]) -> str:
+    """`What is the height of the tutor of Kavelo?`, in the given wordings, one per link.
+
+    Raises `ValueError` when a link is not about the value of the one before.
+    """
+    if any(after.subject != before.value for before, after in pairwise(links)):
+        raise ValueError("these links form no chain")
+    path = " of the ".join(reversed(wordings))
+    return f"What is the {path} of {links[0].subject}?"
+
+
+def compare(links: Sequence[Link], wording: str, *, greater: bool) -> tuple[str, str]:
+    """(question, answer): `Which has the greater stature, Kavelo or Moru?`"""
+    one, other = links
+    first = (int(one.value) > int(other.value)) == greater
+    text = f"Which has the {'greater' if greater else 'lower'} {wording}, {one.subject} or {other.subject}?"
+    return text, (one if first else other).subject
+
+
+def random_pages(
+    world: MultiHopWorld, rng: np.random.Generator, count: int, *, chained: bool = False
+) -> list[tuple[Link, ...]]:
+    """`count` documents about different entities with random values, none of them true: material to learn reading from.
+
+    chained: some fact of every document but the last leads to the next. Such facts come in a random place.
+    """
+    subjects = [world.entities[int(i)] for i in rng.choice(len(world.entities), size=count, replace=False)]
+    pages = []
+    for place, subject in enumerate(subjects):
+        links = [
+            Link(subject, relation, world._value(relation, subject, rng), str(rng.choice(relation.wordings)), False)
+            for relation in world.some_relations(rng)
+        ]
+        leading = [i for i, link in enumerate(links) if not link.relation.literal]
+        if chained and place + 1 < count and leading:
+            i = leading[int(rng.integers(len(leading)))]
+            links[i] = Link(subject, links[i].relation, subjects[place + 1], links[i].wording, False)
+        pages.append(tuple(links))
+    return pages
+
+
+def leads(pages: Sequence[Sequence[Link]]) -> Iterator[Link]:
+    """For every page but the last, the fact that leads to the next one, as far as there is one."""
+    for page, after in pairwise(pages):
+        for link in page:
+            if link.value == after[0].subject:
+                yield link
+                break
