@@ -7,7 +7,7 @@ index.search("who founded the company?", k=5)
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, islice
 from pathlib import Path
@@ -18,7 +18,7 @@ import tantivy
 import ken
 from ken.core import BadInput, DataError, Passage, SourceError
 from ken.core.frozen import Frozen
-from ken.sources.search.bm25 import BM25, analyzer
+from ken.sources.search.bm25 import BM25, Place, analyzer
 from ken.sources.search.chunking import check_chunking
 from ken.sources.search.fusion import reciprocal_rank_fusion
 from ken.sources.search.ingest import Progress, Source, checked, feed
@@ -179,6 +179,35 @@ class Index:
             fused = reciprocal_rank_fusion([[p.id for p in lexical], [p.id for p in dense]])[:k]
             results.append([passages[identifier].model_copy(update={"score": score}) for identifier, score in fused])
         return results
+
+    def best_ranks(
+        self, queries: Sequence[str], golds: Sequence[Collection[str]], k: int = 100, *, mode: Mode | None = None
+    ) -> list[int | None]:
+        """For each query, the best rank (from 1) of any of its gold documents among the `k` best passages, or None.
+
+        Ranks are those of distinct documents, as in `ken.metrics.retrieval`. golds: one collection of document ids per
+        query. With BM25 and one passage per document nothing is read but the ranking, which takes a tenth of the time
+        of `search_many`. Raises `BadInput` as `search` does, and for unequal numbers of queries and golds.
+        """
+        mode = self._check(queries, k, mode)
+        if len(queries) != len(golds):
+            raise BadInput(f"{len(queries)} queries but {len(golds)} collections of gold documents; give one of each")
+        documents, passages = self._bm25.count()
+        if mode == "bm25" and documents == passages:
+            engine = self._bm25
+            places = {gold: engine.places(gold) for gold in {gold for ids in golds for gold in ids}}
+
+            def rank(query: str, ids: Collection[str]) -> int | None:
+                wanted = frozenset[Place]().union(*(places[gold] for gold in ids))
+                ranking = enumerate(engine.ranking(well_formed(query), k), start=1)
+                return next((rank for rank, place in ranking if place in wanted), None)
+
+            return list(map(rank, queries, golds))
+        ranks = []
+        for found, ids in zip(self.search_many(queries, k, mode=mode), golds, strict=True):
+            ranking = enumerate(dict.fromkeys(passage.document_id for passage in found), start=1)
+            ranks.append(next((rank for rank, document in ranking if document in ids), None))
+        return ranks
 
     def info(self) -> IndexInfo:
         """What is in the index, and with which settings it was built."""
