@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check format bench lab clean
+.PHONY: help setup demo test test-slow check format bench claims lab clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,10 @@ format: setup ## let ruff mend what it can
 
 bench: setup ## measure against peers and rewrite bench/RESULTS.md
 	$(BIN)/python bench/search.py --write
+
+claims: setup ## check the claims of every paper that runs, one process a paper; goes on where it stopped
+	@failed=0; for slug in $$($(BIN)/python -c 'from ken.papers.catalogue import rows; print(*rows())'); do \
+		$(BIN)/ken reproduce $$slug || { [ $$? -ne 130 ] || exit 130; failed=1; }; done; exit $$failed
 
 lab: setup ## rebuild the shipped FactWorld checkpoint from its seed
 	$(BIN)/ken lab build factworld --out src/ken/models/checkpoints/factworld

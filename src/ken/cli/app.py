@@ -44,7 +44,7 @@ def ken_command(
 
 def _assemble() -> None:
     """Register the parts. They import heavy libraries only inside their functions."""
-    from ken.cli import ask, audit, demo, index, lab, retrieve
+    from ken.cli import ask, audit, demo, index, lab, papers, retrieve
 
     app.command("ask")(ask.ask)
     app.add_typer(audit.app, name="audit")
@@ -52,6 +52,8 @@ def _assemble() -> None:
     app.add_typer(index.app, name="index")
     app.command("demo")(demo.demo)
     app.add_typer(lab.app, name="lab")
+    app.command("papers")(papers.papers)
+    app.command("reproduce")(papers.reproduce)
     app.add_typer(retrieve.app, name="retrieve")
 
 

@@ -1,0 +1,286 @@
+"""`ken papers` and `ken reproduce`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ken.papers import Paper
+    from ken.papers.paper import Entry
+    from ken.papers.reproduce import Progress
+    from ken.papers.results import Results
+    from ken.papers.verdict import Judged
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
+
+_COLOURS = {"holds": "green", "fails": "red", "inconclusive": "yellow"}
+
+
+def papers(
+    slug: Annotated[str | None, typer.Argument(metavar="[SLUG]", help="A paper of the list, or its number.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the papers and which of them run; with SLUG, show its summary, arms, claims and last verdicts.
+
+    Verdicts are read from results/SLUG.json in the working directory.
+    """
+    if slug is None:
+        _list(as_json)
+    else:
+        _show(slug, as_json)
+
+
+def reproduce(  # noqa: PLR0917 (typer reads the options from the signature)
+    slug: Annotated[str, typer.Argument(metavar="SLUG", help="A paper that runs; see `ken papers`.")],
+    seeds: Annotated[int | None, typer.Option(min=1, help="How many (default 3; for --smoke 1).")] = None,
+    seed_base: Annotated[
+        int, typer.Option(min=0, help="The first seed: another than 0 checks on seeds that nobody tuned on.")
+    ] = 0,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="The same code on a tiny budget; no verdicts, and no files without --out.")
+    ] = False,
+    arms: Annotated[
+        str | None, typer.Option(help="Only these, separated by commas; `all` for the optional ones too.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The folder for SLUG.json (default: results).")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run all arms of a paper on the same base and data, several seeds, and judge its claims.
+
+    An interrupted reproduction goes on where it stopped when the same command is given again. Exit status: 0 when every
+    arm has run, whatever the verdicts; 1 when an arm failed, 2 when the input cannot be used, 130 when it was
+    interrupted.
+    """
+    from rich.console import Console
+
+    from ken.papers.catalogue import load_paper
+    from ken.papers.reproduce import reproduce as run
+
+    paper = load_paper(slug)
+    chosen = None if arms is None else [name.strip() for name in arms.split(",") if name.strip()]
+    with _progress(paper, show_traceback=smoke and out is None) as on_progress:
+        try:
+            results = run(
+                paper,
+                seeds=seeds or (1 if smoke else 3),
+                seed_base=seed_base,
+                smoke=smoke,
+                arms=chosen,
+                out=out,
+                on_progress=on_progress,
+            )
+        except KeyboardInterrupt:
+            kept = "nothing is kept of a smoke run" if smoke and out is None else "finished arms are kept"
+            typer.echo(f"ken: interrupted; {kept}: give the same command again to go on", err=True)
+            sys.exit(130)
+    if as_json:
+        _print_json(json.loads(results.model_dump_json()))
+    else:
+        show_results(Console(highlight=False), paper, results)
+    if results.failed:
+        for name, arm in results.arms.items():
+            for seed, error in arm.errors.items():
+                typer.echo(f"ken: arm {name} failed on seed {seed}: {error}", err=True)
+        raise typer.Exit(1)
+
+
+def _list(as_json: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from ken.papers.catalogue import entries, rows
+
+    running = rows()
+    listed = [(entry, *_state(entry, running)) for entry in entries().values()]
+    if as_json:
+        _print_json([entry.model_dump() | {"state": state, "verdicts": counts} for entry, state, counts in listed])
+        return
+    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("no.", justify="right", no_wrap=True)
+    cells = [
+        (e.name, e.inside, e.outside, e.signal, "\n".join(f"{n} {word}" for word, n in counts.items()) or state)
+        for e, state, counts in listed
+    ]
+    for heading, column in zip(("name", "inside", "outside", "signal", "state"), zip(*cells, strict=True), strict=True):
+        longest = max(len(word) for cell in column for word in cell.split())  # every word whole: nothing is cut
+        table.add_column(heading, min_width=longest)
+    for (entry, state, _), row in zip(listed, cells, strict=True):
+        table.add_row(str(entry.number), *row, style="dim" if state == "planned" else None)
+    Console(highlight=False).print(table)
+
+
+def _state(entry: Entry, running: tuple[str, ...]) -> tuple[str, dict[str, int]]:
+    """planned, runs, or verdicts with how many there are of each."""
+    from ken.papers.results import read_results
+
+    if entry.slug not in running:
+        return "planned", {}
+    if (results := read_results(entry.slug)) is None:
+        return "runs", {}
+    return "verdicts", dict(Counter(claim.verdict for claim in results.claims if claim.verdict))
+
+
+def _show(slug: str, as_json: bool) -> None:
+    from rich.console import Console
+
+    from ken.papers.catalogue import entry, load_paper, rows
+    from ken.papers.results import read_results
+
+    found = entry(slug)
+    running = rows()
+    if found.slug not in running:
+        if as_json:
+            _print_json(found.model_dump() | {"state": "planned", "summary": "", "arms": [], "claims": []})
+        else:
+            _show_entry(Console(highlight=False), found)
+            typer.echo("\nplanned: it cannot be run yet")
+        return
+    paper, results = load_paper(found.slug), read_results(found.slug)
+    if as_json:
+        _print_json(
+            found.model_dump()
+            | {
+                "state": _state(found, running)[0],
+                "summary": _one_line(paper.summary),
+                "arms": [{"name": arm.name, "text": arm.text, "optional": arm.optional} for arm in paper.arms],
+                "claims": [_claim_fields(claim) for claim in paper.claims],
+                "config": paper.full.model_dump(mode="json"),
+                "results": json.loads(results.model_dump_json()) if results else None,
+            }
+        )
+        return
+    console = Console(highlight=False)
+    _show_entry(console, found)
+    console.print(f"\n{_one_line(paper.summary)}", markup=False)
+    console.print("\narms", style="bold")
+    _grid(console, [(arm.name, arm.text + (" (optional)" if arm.optional else "")) for arm in paper.arms])
+    console.print("\nclaims", style="bold")
+    if results is None:
+        _grid(console, [(claim.kind, f"≥ {claim.margin:g}", claim.text) for claim in paper.claims])
+        console.print(f"\nNot checked here yet; run: ken reproduce {paper.slug}", markup=False)
+    else:
+        _show_claims(console, results.claims)
+        console.print(f"\n{_provenance(results)}", markup=False, style="dim")
+
+
+def _claim_fields(claim: Any) -> dict[str, Any]:
+    return {"text": claim.text, "kind": claim.kind, "margin": claim.margin, "note": claim.note}
+
+
+def _show_entry(console: Console, entry: Entry) -> None:
+    console.print(f"{entry.number:02} {entry.name}", style="bold", markup=False)
+    console.print(f"{entry.title} (arXiv {entry.arxiv}, {entry.year})", markup=False)
+    _grid(console, [(word, getattr(entry, word)) for word in ("inside", "outside", "signal")])
+
+
+def show_results(console: Console, paper: Paper[Any, Any], results: Results) -> None:
+    """The table of the arms, and a verdict per claim."""
+    from rich.table import Table
+    from rich.text import Text
+
+    console.print(Text(f"{paper.entry.name}: {_seeds(results)}, mean ± standard deviation", style="bold"))
+    columns = paper.columns or tuple(dict.fromkeys(name for arm in results.arms.values() for name in arm.mean))
+    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("arm")
+    for name in columns:
+        table.add_column(name, justify="right", overflow="fold")
+    for name, arm in results.arms.items():
+        cells = [_spread(arm.mean.get(column), arm.std.get(column)) for column in columns]
+        table.add_row(name, *cells, style="red" if arm.errors else None)
+    console.print(table)
+    console.print()
+    _show_claims(console, results.claims)
+    console.print(f"\n{_provenance(results)}", markup=False, style="dim")
+
+
+def _show_claims(console: Console, claims: tuple[Judged, ...]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 1, 0, 0))
+    for heading in ("verdict", "kind"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("value", "95% interval", "wanted"):
+        table.add_column(heading, justify="right")
+    table.add_column("claim")
+    for claim in claims:
+        low_high = f"{claim.interval[0]:.3f} to {claim.interval[1]:.3f}" if claim.interval else "–"
+        table.add_row(
+            Text(claim.verdict or "not judged", style=_COLOURS.get(claim.verdict or "", "dim")),
+            claim.kind,
+            "–" if claim.value is None else f"{claim.value:.3f}",
+            low_high,
+            f"≥ {claim.margin:g}",
+            Text.assemble(claim.text, (f" ({claim.note})" if claim.note else "", "dim")),
+        )
+    console.print(table)
+
+
+def _provenance(results: Results) -> str:
+    words = [f"{results.wall_seconds / 60:.1f} min", str(results.machine.get("processor", ""))]
+    words += [f"{name} {results.versions[name]}" for name in ("ken", "torch", "trl") if name in results.versions]
+    return ", ".join(words)
+
+
+def _seeds(results: Results) -> str:
+    first, last = results.seeds[0], results.seeds[-1]
+    return f"seed {first}" if first == last else f"seeds {first} to {last}"
+
+
+def _spread(mean: float | None, std: float | None) -> str:
+    """Breaks before the ±, where a table is too narrow for one line."""
+    return "–" if mean is None else f"{mean:.3f}" if std is None else f"{mean:.3f} ±{std:.3f}"
+
+
+def _grid(console: Console, rows: list[tuple[str, ...]]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for row in rows:
+        table.add_row(Text("  " + row[0], no_wrap=True), *map(Text, row[1:]))
+    console.print(table)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _print_json(value: object) -> None:
+    typer.echo(json.dumps(value, indent=2))
+
+
+@contextmanager
+def _progress(paper: Paper[Any, Any], *, show_traceback: bool) -> Iterator[Callable[[Progress], None]]:
+    """A callback for `reproduce`: a line for every arm that ends and, where there is a terminal, a bar below them."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True, highlight=False)
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+
+        def update(progress: Progress) -> None:
+            bar.update(task, completed=progress.done, total=progress.total, description=progress.now)
+            if (run := progress.ended) is not None:
+                bench = f" and {run.bench_seconds:.0f} s for the bench" if run.bench_seconds >= 1 else ""
+                how = f"FAILED: {run.error}" if run.error else f"{run.seconds:.0f} s{bench}"
+                console.print(f"{paper.slug} seed {run.seed} {run.arm}: {how}", markup=False, soft_wrap=True)
+                if run.error and show_traceback:
+                    console.print(run.traceback, markup=False, soft_wrap=True)
+            elif not progress.now and progress.done and progress.done < progress.total:
+                console.print(f"{progress.done} of {progress.total} runs were made before", markup=False)
+
+        yield update

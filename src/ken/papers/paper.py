@@ -1,0 +1,108 @@
+"""The words of a reproduction: a paper, its arms, its claims."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeVar
+
+from ken.core.frozen import Frozen
+
+Metric = float | Sequence[float]
+"""A number, or a curve; nan where it is undefined (a rate of nothing)."""
+
+Metrics = Mapping[str, Metric]
+"""What an arm measured, by name."""
+
+Arms = Mapping[str, Mapping[str, Any]]
+"""What the arms of one seed measured, by the arm's name: `arms["ikea"]["em"]`. The claims know which are curves."""
+
+Kind = Literal["hard", "soft"]
+
+Config = TypeVar("Config", bound=Frozen)
+Bench = TypeVar("Bench")
+
+
+class Entry(Frozen):
+    """A paper's line in the catalogue.
+
+    number: on the page that the catalogue follows; 0 is the baseline that others need. arxiv: the identifier.
+    inside, outside: what the model holds, and what it gets from elsewhere; signal: what it learns from.
+    """
+
+    number: int
+    slug: str
+    name: str
+    title: str
+    arxiv: str
+    year: int
+    inside: str
+    outside: str
+    signal: str
+
+
+@dataclass(frozen=True, slots=True)
+class Arm(Generic[Bench]):
+    """The method or one of its baselines: from the bench that all arms of a seed share to what it measured.
+
+    name: lower case, as typed after `--arms`; text: what it is, in half a sentence.
+    run: must leave the bench as it found it, since arms run in any order, in other processes, and again after an
+        interruption. Python's, numpy's and torch's generators are seeded before it by paper, seed and arm.
+    optional: runs only when it is named, or with `--arms all` (sweeps, ablations beyond the card).
+    """
+
+    name: str
+    text: str
+    run: Callable[[Bench], Metrics]
+    optional: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A sentence of the paper with its inequality: `measure` ≥ `margin`. One inequality a claim: "A, and B" is two.
+
+    kind: "hard" claims decide whether the paper was reproduced; "soft" ones are reported.
+    measure: from what the arms of one seed measured to the number that must reach the margin. For "at most", measure
+        what is left: `lambda arms: 0.5 * arms["search-r1"]["unneeded"] - arms["adasearch"]["unneeded"]`, margin 0.
+    note: what a reader of the verdict must know, such as a margin that was changed after a result was seen.
+    """
+
+    text: str
+    kind: Kind
+    margin: float
+    measure: Callable[[Arms], float]
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paper(Generic[Config, Bench]):
+    """A row of the catalogue that runs.
+
+    summary: a paragraph on what is composed here, and how it differs from the paper's own scale.
+    full, smoke: the settings of the claim check, and of a run in seconds that shows that the code works.
+    prepare: (config, seed) to the bench; what it costs is paid once a seed. A base model that all seeds share belongs
+        in a cache that the row names by its settings.
+    columns: the metrics of the printed table; () prints all that are numbers.
+    Raises `ValueError` for arms that share a name or cannot be named on a command line.
+    """
+
+    entry: Entry
+    summary: str
+    full: Config
+    smoke: Config
+    prepare: Callable[[Config, int], Bench]
+    arms: tuple[Arm[Bench], ...]
+    claims: tuple[Claim, ...]
+    columns: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        names = [arm.name for arm in self.arms]
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"{self.slug} needs arms with different names, and has {names}")
+        if wrong := [name for name in names if not re.fullmatch(r"[a-z0-9][a-z0-9.+_-]*", name) or name == "all"]:
+            raise ValueError(f"{self.slug} names an arm {wrong[0]!r}; use lower-case letters, digits and . + _ -")
+
+    @property
+    def slug(self) -> str:
+        return self.entry.slug

@@ -1,0 +1,223 @@
+"""Run the arms of a paper on several seeds, and judge its claims."""
+
+from __future__ import annotations
+
+import math
+import random
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ken.core import BadInput, KenError
+from ken.core.frozen import Frozen
+from ken.core.seeding import derive_seed
+from ken.metrics.statistics import over_seeds
+from ken.papers.paper import Arm, Paper
+from ken.papers.results import RESULTS, ArmResult, Results, Run, Runs, code_digest, machine, versions, write_results
+from ken.papers.verdict import judge
+
+ALL = "all"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Arms finished (those of earlier commands included), of how many; the run that has just ended, if any, and what is
+    under way now, "" when nothing is."""
+
+    done: int
+    total: int
+    ended: Run | None = None
+    now: str = ""
+
+
+def reproduce(
+    paper: Paper[Any, Any],
+    *,
+    seeds: int = 3,
+    seed_base: int = 0,
+    smoke: bool = False,
+    arms: Sequence[str] | None = None,
+    out: Path | None = None,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+) -> Results:
+    """Run `arms` on the seeds seed_base … seed_base + seeds − 1, judge the claims, and write both down.
+
+    smoke: the paper's tiny settings, and no verdicts. arms: names, or "all" for the optional ones too; default: all
+    that are not optional. out: the folder for SLUG.json. By default it is `results`, where other seeds than 0, 1, …
+    and a choice of arms get names of their own (see `results_name`), and for a smoke run none: nothing is written.
+
+    An interrupted reproduction goes on with the arms that are left, when called again; a KeyboardInterrupt loses the
+    arm under way. An arm that fails is reported in the results, the others go on, and the next call tries it again.
+    Raises `BadInput` before anything is run when the arguments cannot work.
+    """
+    if seeds < 1 or seed_base < 0:
+        raise BadInput(f"seeds is {seeds} and seed_base {seed_base}; they must be at least 1 and 0")
+    chosen = choose_arms(paper, arms)
+    numbers = range(seed_base, seed_base + seeds)
+    config = paper.smoke if smoke else paper.full
+    folder, name = out, f"{paper.slug}.json"
+    if out is None and not smoke:
+        folder, name = RESULTS, results_name(paper, chosen, seed_base)
+
+    runs = Runs(folder, paper, config)
+    found = {(seed, arm.name): runs.find(seed, arm.name) for seed in numbers for arm in chosen}
+    left = [(seed, arm) for seed in numbers for arm in chosen if found[seed, arm.name] is None]
+    done = len(found) - len(left)
+    on_progress(Progress(done, len(found)))
+    for event in _make(paper, config, left):
+        if isinstance(event, str):
+            on_progress(Progress(done, len(found), now=event))
+            continue
+        runs.keep(event)
+        found[event.seed, event.arm] = event
+        done += 1
+        on_progress(Progress(done, len(found), ended=event))
+
+    made = [run for run in found.values() if run is not None]
+    results = summarise(paper, config, numbers, chosen, made, verdicts=not smoke)
+    if folder is not None:
+        write_results(results, folder / name)
+    return results
+
+
+def choose_arms(paper: Paper[Any, Any], names: Sequence[str] | None) -> list[Arm[Any]]:
+    """The arms that `names` mean, in the paper's order. Raises `BadInput` for a name that it does not have."""
+    if names is None:
+        return [arm for arm in paper.arms if not arm.optional]
+    known = [arm.name for arm in paper.arms]
+    if unknown := [name for name in names if name not in (*known, ALL)]:
+        raise BadInput(f"{paper.slug} has no arm {unknown[0]!r}; its arms are {', '.join(known)}")
+    if not names:
+        raise BadInput(f"no arm is named; the arms of {paper.slug} are {', '.join(known)}")
+    return [arm for arm in paper.arms if arm.name in names or ALL in names]
+
+
+def results_name(paper: Paper[Any, Any], arms: Iterable[Arm[Any]], seed_base: int) -> str:
+    """The file in `results`. SLUG.json, which is committed, is written by complete reproductions from seed 0 only; what
+    was run on fresh seeds, or with some arms left out, says so in its name."""
+    names = {arm.name for arm in arms}
+    complete = all(arm.optional or arm.name in names for arm in paper.arms)
+    marks = [f"seeds-{seed_base}"] if seed_base else []
+    marks += [] if complete else ["some-arms"]
+    return ".".join([paper.slug, *marks, "json"])
+
+
+def _make(paper: Paper[Any, Any], config: Frozen, left: Sequence[tuple[int, Arm[Any]]]) -> Iterator[Run | str]:
+    """The runs that are left, one after the other, each announced by what is under way."""
+    for seed in dict.fromkeys(seed for seed, _ in left):
+        bench = SeedBench(paper, config, seed)  # and the last seed's is let go
+        for arm in (arm for s, arm in left if s == seed):
+            yield f"{arm.name}, seed {seed}"
+            yield bench.run(arm)
+
+
+class SeedBench:
+    """The bench of one seed, prepared when the first arm asks for it, and once."""
+
+    def __init__(self, paper: Paper[Any, Any], config: Frozen, seed: int) -> None:
+        self.paper, self.config, self.seed = paper, config, seed
+        self._bench: Any = None
+        self._prepared = False
+
+    def run(self, arm: Arm[Any]) -> Run:
+        """Run an arm. What it raises becomes the run's error, except a KeyboardInterrupt."""
+        start = ready = time.perf_counter()
+        try:
+            if not self._prepared:
+                seed_generators(self.paper.slug, self.seed)
+                self._bench = self.paper.prepare(self.config, self.seed)
+                self._prepared = True
+                ready = time.perf_counter()
+            seed_generators(self.paper.slug, self.seed, arm.name)
+            metrics = {name: _number(arm, name, value) for name, value in arm.run(self._bench).items()}
+            error, trace = None, ""
+        except Exception as problem:
+            metrics, error, trace = {}, _sentence(problem, prepared=self._prepared), traceback.format_exc()
+        return Run(
+            seed=self.seed,
+            arm=arm.name,
+            metrics=metrics,
+            error=error,
+            traceback=trace,
+            seconds=round(time.perf_counter() - ready, 3),
+            bench_seconds=round(ready - start, 3),
+            code=code_digest(),
+        )
+
+
+def seed_generators(*parts: object) -> None:
+    """Seed Python's, numpy's and (where it is loaded) torch's global generators by what is to be drawn, so that an arm
+    measures the same whichever arms ran before it in this process."""
+    import numpy as np
+
+    seed = derive_seed("reproduce", *parts)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.manual_seed(seed)
+
+
+def _number(arm: Arm[Any], name: str, value: Any) -> float | tuple[float, ...]:
+    plain = value.tolist() if hasattr(value, "tolist") else value  # numpy's and torch's own kinds of numbers
+    try:
+        return tuple(map(float, plain)) if isinstance(plain, list | tuple) else float(plain)
+    except (TypeError, ValueError):
+        raise TypeError(f"arm {arm.name} measured {name} = {value!r}; a metric is a number or a list") from None
+
+
+def _sentence(problem: Exception, *, prepared: bool) -> str:
+    text = " ".join(str(problem).split())
+    said = text if text and isinstance(problem, KenError) else f"{type(problem).__name__}: {text}".rstrip(": ")
+    return said if prepared else f"preparing the bench failed: {said}"
+
+
+def summarise(
+    paper: Paper[Any, Any],
+    config: Frozen,
+    seeds: Sequence[int],
+    arms: Iterable[Arm[Any]],
+    runs: Sequence[Run],
+    *,
+    verdicts: bool = True,
+) -> Results:
+    """The results that `runs` amount to; without `verdicts` the claims are only measured."""
+    measured = {seed: {run.arm: run.metrics for run in runs if run.seed == seed and not run.error} for seed in seeds}
+    names = [arm.name for arm in paper.arms]
+    judged = [judge(claim, measured, arms=names) for claim in paper.claims]
+    if not verdicts:
+        judged = [one.model_copy(update={"verdict": None, "interval": None}) for one in judged]
+    return Results(
+        slug=paper.slug,
+        paper=paper.entry,
+        config=config.model_dump(mode="json"),
+        seeds=tuple(seeds),
+        versions=versions({run.code for run in runs}),
+        machine=machine(),
+        wall_seconds=round(sum(run.seconds + run.bench_seconds for run in runs), 1),
+        arms={arm.name: _over_seeds(arm, [run for run in runs if run.arm == arm.name]) for arm in arms},
+        claims=tuple(judged),
+    )
+
+
+def _over_seeds(arm: Arm[Any], runs: Sequence[Run]) -> ArmResult:
+    finished = [run for run in runs if run.error is None]
+    names = finished[0].metrics if finished else {}
+    values = {name: [run.metrics.get(name) for run in finished] for name in names}
+    spreads = {name: over_seeds(numbers) for name, v in values.items() if len(numbers := _numbers(v)) == len(finished)}
+    return ArmResult(
+        text=arm.text,
+        metrics={run.seed: run.metrics for run in finished},
+        mean={name: spread.mean for name, spread in spreads.items()},
+        std={name: spread.std for name, spread in spreads.items()},
+        seconds=round(sum(run.seconds for run in runs), 1),
+        errors={run.seed: run.error for run in runs if run.error is not None},
+    )
+
+
+def _numbers(values: Iterable[object]) -> list[float]:
+    """Those that are finite numbers, and no curves."""
+    return [value for value in values if isinstance(value, float) and math.isfinite(value)]
