@@ -8,7 +8,7 @@ next: whoever asks must decompose. Which fact is needed, and which document stat
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice, pairwise
@@ -243,8 +243,8 @@ def triples(world: MultiHopWorld) -> list[tuple[str, str, str]]:
 def questions(world: MultiHopWorld, split: Split) -> list[Question]:
     """The questions of a split, in a fixed order in which every prefix mixes all kinds.
 
-    `meta`: kind, split, dataset, `evidence` (the needed facts as subject, relation, value, document; each needs the one
-    before when `ordered`) and supporting_ids (their documents).
+    `meta`: kind, split, dataset, `evidence` (the needed facts: subject, relation, value, the document and its text;
+    each needs the one before when `ordered`) and supporting_ids (their documents).
     """
     rng = np.random.default_rng(derive_seed("multihop wordings", world.config.seed, split))
     return [
@@ -259,7 +259,13 @@ def _question(name: str, kind: Kind, links: Sequence[Link], split: Split, rng: n
     else:
         text, answer = ask_chain(links, [str(rng.choice(link.relation.wordings)) for link in links]), links[-1].value
     evidence: list[JsonValue] = [
-        {"subject": link.subject, "relation": link.relation.name, "value": link.value, "document": link.document}
+        {
+            "subject": link.subject,
+            "relation": link.relation.name,
+            "value": link.value,
+            "document": link.document,
+            "text": f"{link.wording} {link.value}",
+        }
         for link in links
     ]
     return Question(
@@ -316,12 +322,3 @@ def random_pages(
             links[i] = Link(subject, links[i].relation, subjects[place + 1], links[i].wording, False)
         pages.append(tuple(links))
     return pages
-
-
-def leads(pages: Sequence[Sequence[Link]]) -> Iterator[Link]:
-    """For every page but the last, the fact that leads to the next one, as far as there is one."""
-    for page, after in pairwise(pages):
-        for link in page:
-            if link.value == after[0].subject:
-                yield link
-                break
