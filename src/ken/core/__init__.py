@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ken.core.errors import KenError as KenError
     from ken.core.errors import ModelError as ModelError
     from ken.core.errors import SourceError as SourceError
+    from ken.core.errors import TrainingError as TrainingError
     from ken.core.errors import Unsupported as Unsupported
     from ken.core.question import Question as Question
     from ken.core.sampling import Sampling as Sampling
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from ken.core.trajectory import Usage as Usage
 
 _NAMES = {
-    "errors": ("BadInput", "DataError", "KenError", "ModelError", "SourceError", "Unsupported"),
+    "errors": ("BadInput", "DataError", "KenError", "ModelError", "SourceError", "TrainingError", "Unsupported"),
     "question": ("Question",),
     "sampling": ("Sampling",),
     "steps": (

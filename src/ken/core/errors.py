@@ -36,3 +36,7 @@ class SourceError(KenError):
 
 class Unsupported(KenError):
     """This model or source cannot do what was asked; the message says what to do instead."""
+
+
+class TrainingError(KenError):
+    """Training had to stop (a loss that is not a number, a collapse, a full disk); the message says what was kept."""

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 T = TypeVar("T")
+LAB_MANIFEST = "ken-lab.json"  # stands beside the weights of a lab model
 CACHED_OPENINGS = 1024  # rendered prompts kept: the samples of one question share theirs
 
 
@@ -43,7 +44,8 @@ class LocalModel:
 
     device: "cpu", "cuda", …; by default a GPU if there is one. dtype: a torch dtype name; by default the checkpoint's
     own on a GPU and float32 on a CPU. batch_size: most sequences decoded at once. control_tokens: instructions are
-    given as one token (lab models).
+    given as one token; by default for models of the lab, which a `ken-lab.json` in their folder tells. `seconds`
+    counts the time spent generating.
 
     Raises `ModelError` when the model cannot be loaded, `BadInput` for an unknown dtype or a batch_size below 1.
     """
@@ -56,13 +58,14 @@ class LocalModel:
         device: str | None = None,
         dtype: str | None = None,
         batch_size: int = 64,
-        control_tokens: bool = False,
+        control_tokens: bool | None = None,
     ) -> None:
         if batch_size < 1:
             raise BadInput(f"batch_size is {batch_size}; at least one sequence must be decoded at once")
         self.model, self.tokenizer = _load(path, device, dtype)
-        self.spec = spec or f"hf/{path}"
-        self.batch_size, self.control_tokens = batch_size, control_tokens
+        self.path, self.spec, self.batch_size = Path(path), spec or f"hf/{path}", batch_size
+        self.control_tokens = (self.path / LAB_MANIFEST).is_file() if control_tokens is None else control_tokens
+        self.seconds = 0.0
         self._end_ids = _end_ids(self.model, self.tokenizer)
         self._pad_id = (
             self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else min(self._end_ids, default=0)
@@ -222,6 +225,7 @@ class LocalModel:
             limit=self._limit,
         )
         seconds = time.perf_counter() - started
+        self.seconds += seconds
         return [
             [_generation(request, row, i, seconds) for i, row in enumerate(group)]
             for request, group in zip(requests, rows, strict=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -71,6 +71,7 @@ def by_kind(rewards: Mapping[str, Reward]) -> Reward:
 Unit = tuple[Task, ...]  # tasks that are always drawn together, such as one question in several modes
 
 
+@runtime_checkable
 class Tasks(Protocol):
     """Which tasks come next: a shuffled list, or a curriculum that learns from what it observes.
 

@@ -1,0 +1,304 @@
+"""Train a policy by reinforcement learning: start, watch, interrupt, resume, save."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+from transformers.utils import logging as transformers_logging
+
+from ken.core import BadInput, KenError, SourceError, TrainingError, Trajectory
+from ken.core.files import write_whole
+from ken.models.local import LAB_MANIFEST, LocalModel
+from ken.sources import Sources
+from ken.training.monitors import DEFAULTS, Alarm, Monitor, Watch
+from ken.training.rl import NOTHING, RolloutTrainer, trl_arguments
+from ken.training.rl_config import RLConfig
+from ken.training.rollouts import Reward, Shuffled, Task, Tasks, Unit
+
+STATE = "ken-state.json"  # written last: a checkpoint without it is not whole
+METRICS = "metrics.jsonl"
+
+
+@dataclass(slots=True)
+class TrainingLog:
+    """How a training went. history: the statistics of every step, in order. interrupted: it was asked to stop early."""
+
+    history: list[dict[str, float]] = field(default_factory=list)
+    alarms: list[Alarm] = field(default_factory=list)
+    interrupted: bool = False
+
+
+def train(
+    policy: LocalModel,
+    tasks: Tasks | Sequence[Task | Unit],
+    reward: Reward,
+    config: RLConfig,
+    *,
+    sources: Sources | Callable[[Task], Sources] = NOTHING,
+    filter_by: Callable[[Trajectory], float] | None = None,
+    monitors: Sequence[Monitor] = DEFAULTS,
+    out: Path | None = None,
+    resume: bool = False,
+    on_step: Callable[[int, Mapping[str, float]], None] = lambda step, statistics: None,
+    on_alarm: Callable[[Alarm], None] = lambda alarm: None,
+) -> TrainingLog:
+    """Train `policy` in place.
+
+    out: folder for `metrics.jsonl`, `checkpoints/` and, at the end, `model/`; None writes nothing. resume: go on from
+    the last whole checkpoint in `out`, if there is one; the run then does what it would have done without the pause.
+    on_step: called after every step with its number (from 1) and statistics. Ctrl-C ends the step under way, writes a
+    checkpoint and returns with `interrupted`; a second one stops at once.
+
+    Raises `TrainingError` when the loss is no longer a number, a monitor stops the run or the disk is full,
+    `SourceError` when the search engine keeps failing; before each, a checkpoint of the last good step is written.
+    """
+    if not isinstance(tasks, Tasks):
+        tasks = Shuffled(tasks, seed=config.seed)
+    with _folder(out) as folder, _quiet(), _restored(policy):
+        checkpoints = folder / "checkpoints"
+        log = TrainingLog()
+        arguments = trl_arguments(
+            config, str(checkpoints), cpu=policy.model.device.type == "cpu", processes=_processes()
+        )
+        recorder = _Recorder(config, log, Watch(monitors), folder if out else None, on_step, on_alarm)
+        trainer = RolloutTrainer(
+            policy, tasks, reward, config, arguments, sources=sources, filter_by=filter_by, callbacks=[recorder]
+        )
+        recorder.trainer = trainer
+        last = _last_checkpoint(checkpoints) if resume else None
+        _begin(trainer, folder, last, log)
+        try:
+            with recorder.interruptible():
+                trainer.train(resume_from_checkpoint=str(last) if last else None)
+        except (SourceError, _NotFinite, _Stopped) as error:
+            where = _emergency(trainer, checkpoints) if out else "nothing was saved, since no --out was given"
+            problem = f"{error}".rstrip(".")
+            raise type_of(error)(f"{problem} ({where})") from error
+        except Exception as error:
+            if not _disk_full(error):
+                raise
+            _drop_broken(checkpoints)
+            kept = _last_checkpoint(checkpoints)
+            what = f"the checkpoint {kept.name} is whole" if kept else "there is no earlier checkpoint"
+            raise TrainingError(f"the disk is full; {what}; free space and resume") from error
+        finally:
+            policy.model.eval()
+        if out and trainer.accelerator.is_main_process and not log.interrupted:
+            save_policy(policy, folder / "model")
+    return log
+
+
+def save_policy(policy: LocalModel, folder: Path) -> None:
+    """Write weights and tokenizer, usable as `hf/FOLDER`; what is there is replaced once the new one is whole."""
+    temporary = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        policy.model.save_pretrained(temporary)
+        policy.tokenizer.save_pretrained(temporary)
+        if (policy.path / LAB_MANIFEST).is_file():
+            shutil.copy(policy.path / LAB_MANIFEST, temporary)
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+class _NotFinite(KenError):
+    """Gradients that are not numbers."""
+
+
+class _Stopped(KenError):
+    """A monitor said stop."""
+
+
+def type_of(error: KenError) -> type[KenError]:
+    """The error to raise for one that ended the training."""
+    return SourceError if isinstance(error, SourceError) else TrainingError
+
+
+class _Recorder(TrainerCallback):
+    """Writes the metrics, watches for collapse, and completes checkpoints."""
+
+    def __init__(  # noqa: PLR0917
+        self,
+        config: RLConfig,
+        log: TrainingLog,
+        watch: Watch,
+        folder: Path | None,
+        on_step: Callable[[int, Mapping[str, float]], None],
+        on_alarm: Callable[[Alarm], None],
+    ) -> None:
+        self.config, self.log, self.watch, self.folder = config, log, watch, folder
+        self.on_step, self.on_alarm = on_step, on_alarm
+        self.trainer: RolloutTrainer
+        self._asked = False
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Ctrl-C asks for an end after this step; the second one is an ordinary KeyboardInterrupt."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        previous = signal.getsignal(signal.SIGINT)
+
+        def ask(_: int, __: Any) -> None:
+            if self._asked:
+                raise KeyboardInterrupt
+            self._asked = True
+
+        signal.signal(signal.SIGINT, ask)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, previous)
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        gradients = [p.grad for p in self.trainer.policy.model.parameters() if p.grad is not None]
+        if gradients and not math.isfinite(float(torch.stack([g.float().abs().max() for g in gradients]).max())):
+            raise _NotFinite(
+                f"the loss is no longer a number at step {self.trainer.rollout_step + 1}; lower lr or raise clipping"
+            )
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self._asked and state.global_step % self.config.updates == 0:
+            self.log.interrupted = True
+            control.should_save = self.folder is not None
+            control.should_training_stop = True
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        if not logs or "reward" not in logs:
+            return
+        step = self.trainer.rollout_step
+        statistics = {name: float(v) for name, v in logs.items() if isinstance(v, int | float)}
+        statistics["step"] = step
+        self.log.history.append(statistics)
+        if self.folder and state.is_world_process_zero:
+            with (self.folder / METRICS).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(statistics) + "\n")
+        self.on_step(step, statistics)
+        for alarm in self.watch.see(step, statistics):
+            self.log.alarms.append(alarm)
+            self.on_alarm(alarm)
+            if alarm.monitor.action == "stop":
+                raise _Stopped(str(alarm))
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero:
+            complete(self.trainer, Path(args.output_dir) / f"checkpoint-{state.global_step}")
+
+
+def complete(trainer: RolloutTrainer, checkpoint: Path) -> None:
+    """Add what TRL does not know of to a checkpoint, and with the last file declare it whole."""
+    if trainer.critic is not None:
+        trainer.critic.save(checkpoint / "critic.pt")
+    state = {"tasks": trainer.tasks.state(), "failures": trainer.failures}
+    write_whole(checkpoint / STATE, json.dumps(state).encode())
+
+
+def _begin(trainer: RolloutTrainer, folder: Path, last: Path | None, log: TrainingLog) -> None:
+    """Take up what a checkpoint holds beside the weights, and cut the metrics back to it."""
+    metrics = folder / METRICS
+    if last is None:
+        metrics.unlink(missing_ok=True)
+        return
+    state = json.loads((last / STATE).read_bytes())
+    trainer.tasks.restore(state["tasks"])
+    if trainer.critic is not None:
+        trainer.critic.load(last / "critic.pt")
+    done = int(last.name.rpartition("-")[2]) // trainer.config.updates
+    if metrics.is_file():
+        for line in metrics.read_text(encoding="utf-8").splitlines():
+            try:
+                entry = json.loads(line)
+            except ValueError:  # the last line of a killed run
+                continue
+            if entry["step"] <= done:
+                log.history.append(entry)
+        text = "".join(json.dumps(entry) + "\n" for entry in log.history)
+        write_whole(metrics, text.encode())
+
+
+def _last_checkpoint(checkpoints: Path) -> Path | None:
+    whole = [path for path in checkpoints.glob("checkpoint-*") if (path / STATE).is_file()]
+    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def _drop_broken(checkpoints: Path) -> None:
+    for path in checkpoints.glob("checkpoint-*"):
+        if not (path / STATE).is_file():
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _emergency(trainer: RolloutTrainer, checkpoints: Path) -> str:
+    """A checkpoint of the last good step, unless there is one already; says where."""
+    step = trainer.state.global_step
+    checkpoint = checkpoints / f"checkpoint-{step}"
+    if step and not (checkpoint / STATE).is_file():
+        trainer.policy.model.zero_grad(set_to_none=True)
+        trainer._save_checkpoint(trainer.model, None)  # type: ignore[no-untyped-call]
+        complete(trainer, checkpoint)
+    return f"step {trainer.rollout_step} is saved in {checkpoint}" if step else "before the first step was done"
+
+
+def _disk_full(error: BaseException) -> bool:
+    return (isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}) or (
+        "No space left on device" in str(error) or "os error 28" in str(error)
+    )
+
+
+@contextmanager
+def _folder(out: Path | None) -> Iterator[Path]:
+    if out is None:
+        with tempfile.TemporaryDirectory(prefix="ken-") as temporary:
+            yield Path(temporary)
+        return
+    if out.exists() and not out.is_dir():
+        raise BadInput(f"{out} is a file; choose another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    yield out
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Transformers prints a line per step and a bar per checkpoint; our callers show their own."""
+    shown, level = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
+@contextmanager
+def _restored(policy: LocalModel) -> Iterator[None]:
+    """Take TRL's replacement of `forward` off again, so that a trained model can be copied and trained once more."""
+    own = policy.model.__dict__.get("forward")
+    try:
+        yield
+    finally:
+        if own is None:
+            policy.model.__dict__.pop("forward", None)
+        else:
+            policy.model.forward = own
+
+
+def _processes() -> int:
+    from accelerate import PartialState
+
+    return int(PartialState().num_processes)
