@@ -110,8 +110,8 @@ def gae(
     turn = np.zeros(counts.shape, dtype=np.int64) if turns is None else np.asarray(turns)
     if counts.ndim != 2 or not earned.shape == expected.shape == turn.shape == counts.shape:
         raise BadInput(
-            f"rewards {earned.shape}, values {expected.shape}, turns {turn.shape} and mask {counts.shape} must be of one "
-            "shape, rollouts × positions"
+            f"rewards {earned.shape}, values {expected.shape}, turns {turn.shape} and mask {counts.shape} must have "
+            "one shape, rollouts × positions"
         )
     if not (0 <= gamma <= 1 and 0 <= lam <= 1):
         raise BadInput(f"gamma is {gamma} and lam is {lam}; both must lie in [0, 1]")
