@@ -70,11 +70,16 @@ Split = Literal["train", "test"]
 
 
 class ConversationWorldConfig(Frozen):
-    """Sizes and shares. distractors: passages that share an entity (`about_entities` of them) or a relation with
-    others; 8,000 rather than about 6,000, so that the median rank of a weak rewriter lies between 20 and 60, as the
-    card asks. unseen: share of the entities that no training conversation mentions, and of test conversations about them.
-    family: probability that an answer names somebody of the same family, who shares a word of the name. mentions:
-    probability that an answer names anybody. Raises `BadInput` for a value out of range.
+    """Sizes and shares.
+
+    distractors: passages that share an entity (`about_entities` of them) or a relation with others; 8,000 rather than
+        about 6,000, so that the median rank of a weak rewriter lies between 20 and 60, as the card asks.
+    unseen: share of the entities that no training conversation mentions, and of test conversations about them.
+    mentions: probability that an answer names anybody; family: that this is somebody of the same family, who shares a
+        word of the name.
+    switch: probability that a turn is about somebody else.
+
+    Raises `BadInput` for a value out of range.
     """
 
     entities: int = Field(default=400, ge=10)
