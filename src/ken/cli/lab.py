@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from ken.core.errors import BadInput
+from ken.core.question import Question
 
 app = typer.Typer(
     help="Worlds with known truth, and the models that live in them.", no_args_is_help=True, rich_markup_mode=None
@@ -17,6 +18,10 @@ app = typer.Typer(
 
 WORLDS = ("factworld",)
 World = Annotated[str, typer.Argument(metavar="WORLD", help="factworld")]
+Variant = Annotated[
+    str,
+    typer.Option(help="plain; two-hop: with mentors; ood: with an out-of-distribution relation; or introspection."),
+]
 
 
 @app.command()
@@ -25,6 +30,7 @@ def build(
     out: Annotated[
         Path | None, typer.Option(help="Folder for the checkpoint; default: a cache folder named by the settings.")
     ] = None,
+    variant: Variant = "plain",
     seed: Annotated[int, typer.Option(help="Of the world, the initial weights and the order of examples.")] = 0,
     threads: Annotated[int, typer.Option(min=1, help="Processor threads.")] = 2,
 ) -> None:
@@ -36,14 +42,13 @@ def build(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from ken.lab import FactWorldConfig
-    from ken.training.factworld_base import FactWorldBaseConfig
-    from ken.training.factworld_build import build_factworld, cache_folder, read_manifest
+    from ken.training.factworld_build import build_factworld, built, cache_folder, is_built, read_manifest
+    from ken.training.factworld_variants import variant_config
 
     torch.set_num_threads(threads)
-    config = FactWorldBaseConfig(world=FactWorldConfig(seed=seed), seed=seed)
+    config = variant_config(variant, seed=seed)
     folder = out or cache_folder(config)
-    if out is None and (folder / "ken-lab.json").is_file():
+    if out is None and is_built(config, folder):
         typer.echo(f"{folder} was built before; use it as --model lab/{folder}")
         manifest = read_manifest(folder)
     else:
@@ -57,11 +62,14 @@ def build(
         folder.parent.mkdir(parents=True, exist_ok=True)
         with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
             task = bar.add_task("pretrain", total=None, loss="–")
-            manifest = build_factworld(
-                config,
-                folder,
-                on_step=lambda step, steps, loss: bar.update(task, completed=step, total=steps, loss=f"{loss:.3f}"),
-            )
+
+            def on_step(step: int, steps: int, loss: float) -> None:
+                bar.update(task, completed=step, total=steps, loss=f"{loss:.3f}")
+
+            if out:
+                manifest = build_factworld(config, out, on_step=on_step)
+            else:
+                manifest = read_manifest(built(config, on_step=on_step, unfit_ok=True))
         typer.echo(
             f"{folder}: {manifest.parameters:,} parameters, {manifest.tokens:,} tokens in {manifest.seconds:.0f} s"
         )
@@ -77,28 +85,34 @@ def build(
 def write(
     world: World,
     out: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")],
+    variant: Variant = "plain",
     seed: Annotated[int, typer.Option(help="Of the world; the shipped model lives in seed 0.")] = 0,
 ) -> None:
-    """Write a world as files: corpus.jsonl, questions-{train,test}.jsonl, triples.tsv, statements.jsonl."""
+    """Write a world as files: corpus.jsonl, questions-{train,test}.jsonl, triples.tsv, statements.jsonl; of the
+    variants also two-hop-questions-{train,test}.jsonl, or questions-ood.jsonl.
+    """
     _check(world)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BadInput(f"{out} is not an empty folder; choose another")
-    from ken.lab import FactWorld, FactWorldConfig, render
+    from ken.lab import FactWorld, render
+    from ken.lab.factworld import variant_world
 
-    made = FactWorld(FactWorldConfig(seed=seed))
+    made = FactWorld(variant_world(variant, seed=seed))
     out.mkdir(parents=True, exist_ok=True)
     _jsonl(out / "corpus.jsonl", [{"id": d.id, "title": d.title, "text": d.text} for d in render.documents(made)])
-    for split in ("train", "test"):
-        records = [
-            {"id": q.id, "question": q.text, "golden_answers": list(q.answers), "metadata": q.meta}
-            for q in render.questions(made, split)
-        ]
-        _jsonl(out / f"questions-{split}.jsonl", records)
+    for split in ("train", "test", *(["ood"] if made.ood_relations else [])):
+        _jsonl(out / f"questions-{split}.jsonl", _records(render.questions(made, split)))
+        if made.config.mentor:
+            _jsonl(out / f"two-hop-questions-{split}.jsonl", _records(render.two_hop_questions(made, split)))
     (out / "triples.tsv").write_text("".join("\t".join(t) + "\n" for t in render.triples(made)), encoding="utf-8")
     _jsonl(
         out / "statements.jsonl", [{"text": s.text, "true": s.true, "fact": s.fact.id} for s in render.statements(made)]
     )
     typer.echo(f"wrote {out}; try: ken index build {out / 'corpus.jsonl'} {out / 'index'}")
+
+
+def _records(questions: Sequence[Question]) -> list[dict[str, object]]:
+    return [{"id": q.id, "question": q.text, "golden_answers": list(q.answers), "metadata": q.meta} for q in questions]
 
 
 def _jsonl(path: Path, records: Sequence[Mapping[str, object]]) -> None:

@@ -10,6 +10,7 @@ relations with a popularity of their own that no training prompt asks about (car
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby, islice
@@ -96,6 +97,21 @@ class FactWorldConfig(Frozen):
                 "mentors their own mentor; raise them"
             )
         return config
+
+
+VARIANTS: Mapping[str, Mapping[str, Any]] = {
+    "plain": {},
+    "two-hop": {"mentor": True},
+    "ood": {"relations": 5, "ood_relations": 1},
+    "introspection": {},  # differs by its base model alone
+}
+
+
+def variant_world(name: str, **settings: Any) -> FactWorldConfig:
+    """The config of the world called `name`, one of `VARIANTS`, with other settings on top. Raises `BadInput`."""
+    if name not in VARIANTS:
+        raise BadInput(f"there is no variant {name!r} of factworld; choose from {', '.join(VARIANTS)}")
+    return FactWorldConfig(**{**VARIANTS[name], **settings})
 
 
 @dataclass(frozen=True, slots=True)

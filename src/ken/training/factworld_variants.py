@@ -1,0 +1,57 @@
+"""The base models of FactWorld that experiments start from: the plain one, which ships, and variants built on request.
+
+- two-hop: mentors, and traces that search up to twice (card 00).
+- ood: a fifth relation that is known but out of distribution (card 42).
+- introspection: makes up tasks, and judges a little better than chance what it can do (card 58).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ken.lab.factworld import variant_world
+from ken.training.factworld_base import FactWorldBaseConfig
+
+# With Muon, copying and asking are learnt from less, so the variants see fewer examples of them than the plain model.
+_MUON: dict[str, Any] = {"optimizer": "muon", "reading": 6_000, "reading_first": 3_200, "lengths": (0.8, 0.2)}
+_EXAMPLES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "two-hop": {**_MUON, "searching": 9_000, "querying": 5_000, "deciding": 3_000},
+    "ood": {**_MUON, "searching": 6_000, "querying": 5_000, "deciding": 4_000},
+    "introspection": {
+        **_MUON,
+        "searching": 3_000,
+        "querying": 3_000,
+        "deciding": 14_000,
+        "verdicts_right": 0.65,
+        "generating": 6_000,
+    },
+}
+
+
+def variant_config(name: str, *, seed: int = 0) -> FactWorldBaseConfig:
+    """The base model called `name`, one of `ken.lab.factworld.VARIANTS`; `seed`: of its world, initial weights and
+    order of examples. Raises `BadInput` for another name.
+    """
+    return FactWorldBaseConfig(world=variant_world(name, seed=seed), seed=seed, **_EXAMPLES[name])
+
+
+def smoke_config(name: str, *, seed: int = 0) -> FactWorldBaseConfig:
+    """The same kind of base model, so small that it is built in seconds. It speaks the formats and knows little, and
+    its gates are not measured: for trying code, not for claims. Raises `BadInput` for another name.
+    """
+    world = variant_world(name, seed=seed, entities=48, demo_entities=32, distractors=8, values=8, max_exposures=12)
+    smaller: dict[str, Any] = {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "layers": 2,
+        "optimizer": "muon",
+        "reading": 800,
+        "reading_first": 400,
+        "searching": 800,
+        "querying": 400,
+        "deciding": 300,
+        "generating": 300 if "generating" in _EXAMPLES[name] else 0,
+        "gated": False,
+    }
+    return FactWorldBaseConfig(world=world, seed=seed, **{**_EXAMPLES[name], **smaller})
