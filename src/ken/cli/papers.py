@@ -64,6 +64,7 @@ def reproduce(  # noqa: PLR0917 (typer reads the options from the signature)
     from rich.console import Console
 
     from ken.papers.catalogue import load_paper
+    from ken.papers.reproduce import choose_arms, results_path
     from ken.papers.reproduce import reproduce as run
 
     paper = load_paper(slug)
@@ -86,7 +87,11 @@ def reproduce(  # noqa: PLR0917 (typer reads the options from the signature)
     if as_json:
         _print_json(json.loads(results.model_dump_json()))
     else:
-        show_results(Console(highlight=False), paper, results)
+        console = Console(highlight=False)
+        show_results(console, paper, results)
+        path = results_path(paper, choose_arms(paper, chosen), seed_base=seed_base, smoke=smoke, out=out)
+        if path is not None:
+            console.print(f"{path}  every number", soft_wrap=True, markup=False)
     if results.failed:
         for name, arm in results.arms.items():
             for seed, error in arm.errors.items():
@@ -111,9 +116,10 @@ def _list(as_json: bool) -> None:
         (e.name, e.inside, e.outside, e.signal, "\n".join(f"{n} {word}" for word, n in counts.items()) or state)
         for e, state, counts in listed
     ]
-    for heading, column in zip(("name", "inside", "outside", "signal", "state"), zip(*cells, strict=True), strict=True):
-        longest = max(len(word) for cell in column for word in cell.split())  # every word whole: nothing is cut
-        table.add_column(heading, min_width=longest)
+    for place, heading in enumerate(("name", "inside", "outside", "signal", "state")):
+        longest = max(len(word) for row in cells for word in row[place].split())
+        # As wide as its longest word where it is short anyway, so that the three in the middle can share the rest.
+        table.add_column(heading, width=longest if heading in ("name", "state") else None)
     for (entry, state, _), row in zip(listed, cells, strict=True):
         table.add_row(str(entry.number), *row, style="dim" if state == "planned" else None)
     Console(highlight=False).print(table)

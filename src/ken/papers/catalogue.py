@@ -6,19 +6,18 @@ import tomllib
 from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
-from pathlib import Path
+from importlib.resources import files
+from importlib.util import find_spec
 from typing import Any
 
 from ken.core.errors import BadInput, Unsupported
 from ken.papers.paper import Entry, Paper
 
-_FOLDER = Path(__file__).parent
-
 
 @cache
 def entries() -> dict[str, Entry]:
     """All entries by slug, in the order of their numbers."""
-    tables = tomllib.loads((_FOLDER / "catalogue.toml").read_text(encoding="utf-8"))
+    tables = tomllib.loads((files("ken.papers") / "catalogue.toml").read_text(encoding="utf-8"))
     return {slug: Entry(slug=slug, **table) for slug, table in tables.items()}
 
 
@@ -40,7 +39,7 @@ def entry(name: str) -> Entry:
 
 def rows() -> tuple[str, ...]:
     """The slugs that have a row, without loading any."""
-    return tuple(slug for slug, e in entries().items() if (_FOLDER / f"{_module(e)}.py").is_file())
+    return tuple(slug for slug, e in entries().items() if find_spec(_module(e)))
 
 
 def load_paper(slug: str) -> Paper[Any, Any]:
@@ -54,7 +53,7 @@ def load_paper(slug: str) -> Paper[Any, Any]:
         names = ", ".join(running) or "none yet"
         raise BadInput(f"{wanted.name} ({wanted.slug}) is planned and cannot be run yet; those that run: {names}")
     try:
-        row = import_module(f"ken.papers.{_module(wanted)}")
+        row = import_module(_module(wanted))
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] == "ken":
             raise
@@ -64,4 +63,4 @@ def load_paper(slug: str) -> Paper[Any, Any]:
 
 
 def _module(e: Entry) -> str:
-    return f"{e.number:02}_{e.slug.replace('-', '_')}"
+    return f"ken.papers.{e.number:02}_{e.slug.replace('-', '_')}"

@@ -48,7 +48,7 @@ def reproduce(
 
     smoke: the paper's tiny settings, and no verdicts. arms: names, or "all" for the optional ones too; default: all
     that are not optional. out: the folder for SLUG.json. By default it is `results`, where other seeds than 0, 1, …
-    and a choice of arms get names of their own (see `results_name`), and for a smoke run none: nothing is written.
+    and a choice of arms get names of their own (see `results_path`), and for a smoke run none: nothing is written.
 
     An interrupted reproduction goes on with the arms that are left, when called again; a KeyboardInterrupt loses the
     arm under way. An arm that fails is reported in the results, the others go on, and the next call tries it again.
@@ -59,11 +59,9 @@ def reproduce(
     chosen = choose_arms(paper, arms)
     numbers = range(seed_base, seed_base + seeds)
     config = paper.smoke if smoke else paper.full
-    folder, name = out, f"{paper.slug}.json"
-    if out is None and not smoke:
-        folder, name = RESULTS, results_name(paper, chosen, seed_base)
+    path = results_path(paper, chosen, seed_base=seed_base, smoke=smoke, out=out)
 
-    runs = Runs(folder, paper, config)
+    runs = Runs(path.parent if path else None, paper, config)
     found = {(seed, arm.name): runs.find(seed, arm.name) for seed in numbers for arm in chosen}
     left = [(seed, arm) for seed in numbers for arm in chosen if found[seed, arm.name] is None]
     done = len(found) - len(left)
@@ -79,8 +77,8 @@ def reproduce(
 
     made = [run for run in found.values() if run is not None]
     results = summarise(paper, config, numbers, chosen, made, verdicts=not smoke)
-    if folder is not None:
-        write_results(results, folder / name)
+    if path is not None:
+        write_results(results, path)
     return results
 
 
@@ -96,14 +94,24 @@ def choose_arms(paper: Paper[Any, Any], names: Sequence[str] | None) -> list[Arm
     return [arm for arm in paper.arms if arm.name in names or ALL in names]
 
 
-def results_name(paper: Paper[Any, Any], arms: Iterable[Arm[Any]], seed_base: int) -> str:
-    """The file in `results`. SLUG.json, which is committed, is written by complete reproductions from seed 0 only; what
-    was run on fresh seeds, or with some arms left out, says so in its name."""
+def results_path(
+    paper: Paper[Any, Any],
+    arms: Iterable[Arm[Any]],
+    *,
+    seed_base: int = 0,
+    smoke: bool = False,
+    out: Path | None = None,
+) -> Path | None:
+    """Where the results go. `results/SLUG.json`, which is committed, is written by complete reproductions from seed 0
+    only; fresh seeds and a choice of arms are told by the name. In a folder that the user names it is always SLUG.json.
+    """
+    if out is not None or smoke:
+        return out and out / f"{paper.slug}.json"
     names = {arm.name for arm in arms}
     complete = all(arm.optional or arm.name in names for arm in paper.arms)
     marks = [f"seeds-{seed_base}"] if seed_base else []
     marks += [] if complete else ["some-arms"]
-    return ".".join([paper.slug, *marks, "json"])
+    return RESULTS / ".".join([paper.slug, *marks, "json"])
 
 
 def _make(paper: Paper[Any, Any], config: Frozen, left: Sequence[tuple[int, Arm[Any]]]) -> Iterator[Run | str]:

@@ -10,6 +10,8 @@ import hashlib
 import json
 import os
 import platform
+import re
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -143,8 +145,13 @@ def read_results(slug: str, out: Path = RESULTS) -> Results | None:
 
 
 def write_results(results: Results, path: Path) -> None:
+    """Write them for people and for diffs: indented, but a curve on one line. `BadInput` when that cannot be done."""
+    text = _CURVE.sub(lambda curve: f"[{' '.join(curve[1].split())}]", results.model_dump_json(indent=2))
     with writing(path):
-        write_whole(path, (results.model_dump_json(indent=2) + "\n").encode())
+        write_whole(path, (text + "\n").encode())
+
+
+_CURVE = re.compile(r'\[\n([^][{}"]*)\]')  # numbers over several lines; no string of JSON holds a line break
 
 
 @contextmanager
@@ -180,8 +187,6 @@ def code_digest() -> str:
 
 def machine() -> dict[str, str | int | float]:
     """Of this process: system, processor, cores, memory in GiB and, where torch is loaded and sees one, the GPU."""
-    import sys
-
     found: dict[str, str | int | float] = {
         "system": f"{platform.system()} {platform.release()}",
         "processor": _processor(),

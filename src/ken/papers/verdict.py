@@ -41,26 +41,28 @@ def judge(claim: Claim, seeds: Mapping[int, Arms], *, arms: Collection[str] = ()
 
     Raises `KeyError` for a claim that asks for an arm or a metric that does not exist: a mistake in the row.
     """
-    values, gaps = [], []
+    values: list[float] = []
+    gaps: dict[str, list[str]] = {}  # why the claim cannot be measured, and on which seeds
     for seed, measured in seeds.items():
         try:
             value = float(claim.measure(_Measured(measured, arms)))
+            gap = "" if math.isfinite(value) else "it is undefined"
         except _NotRun as missing:
-            gaps.append(f"arm {missing.args[0]} has no result on seed {seed}")
-            continue
+            gap = f"arm {missing.args[0]} has no result"
         except (ArithmeticError, ValueError) as problem:
-            gaps.append(f"it cannot be computed on seed {seed} ({problem})")
-            continue
+            gap = f"it cannot be computed ({problem})"
         except KeyError as defect:
             defect.add_note(f"asked for by the claim {claim.text!r}")
             raise
-        if math.isfinite(value):
-            values.append(value)
+        if gap:
+            gaps.setdefault(gap, []).append(str(seed))
         else:
-            gaps.append(f"it is undefined on seed {seed}")
+            values.append(value)
     mean = over_seeds(values).mean if values and not gaps else None
     interval = mean_interval(values) if mean is not None and len(values) > 1 else None
-    found = gaps if gaps else [_of_the_mean(values, claim.margin)] if values else ["no seed was run"]
+    found = [f"{gap} on seed {', '.join(where)}" for gap, where in gaps.items()]
+    if not gaps:
+        found = [_of_the_mean(values, claim.margin)] if values else ["no seed was run"]
     return Judged(
         text=claim.text,
         kind=claim.kind,
