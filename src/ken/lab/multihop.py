@@ -133,21 +133,17 @@ class MultiHopWorld:
     @cached_property
     def stated(self) -> dict[str, tuple[Link, ...]]:
         """What the document of each entity states, in its order."""
-        c = self.config
-        rng = np.random.default_rng(derive_seed("multihop facts", c.seed))
-        return {
-            entity: tuple(
-                Link(
-                    entity,
-                    relation,
-                    self._value(relation, entity, rng),
-                    str(rng.choice(relation.wordings)),
-                    held_out=not relation.literal and bool(rng.random() < c.held_out),
-                )
-                for relation in self.some_relations(rng)
-            )
-            for entity in self.entities
-        }
+        rng = np.random.default_rng(derive_seed("multihop facts", self.config.seed))
+        return {entity: self._state(entity, rng) for entity in self.entities}
+
+    def _state(self, entity: str, rng: np.random.Generator) -> tuple[Link, ...]:
+        relations = self.some_relations(rng)
+        values = [self._value(relation, entity, rng) for relation in relations]
+        held_out = {value: bool(rng.random() < self.config.held_out) for value in values}  # of two links, both or none
+        return tuple(
+            Link(entity, relation, value, str(rng.choice(relation.wordings)), held_out[value])
+            for relation, value in zip(relations, values, strict=True)
+        )
 
     def some_relations(self, rng: np.random.Generator) -> list[Relation]:
         """The relations that one document states, in its order."""
@@ -178,7 +174,8 @@ class MultiHopWorld:
         while len(drawn) < count:
             kind = KINDS[len(drawn) % len(KINDS)]
             links = self._comparison(rng) if kind == "comparison" else self._chain(rng, int(kind[0]), held_out)
-            key = frozenset((link.subject, link.relation.name) for link in links)
+            # Two entities are compared once only, whatever in.
+            key = frozenset((link.subject, "" if kind == "comparison" else link.relation.name) for link in links)
             if not links or key in taken:
                 misses += 1
                 if misses > 1000 + 200 * count:

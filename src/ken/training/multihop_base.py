@@ -45,8 +45,8 @@ CHAT_TEMPLATE = "<bos> {% for message in messages %}{{ message['content'] }} {% 
 class MultiHopBaseConfig(Frozen):
     """World, architecture, and number of examples of each kind.
 
-    copying, reading, closed: examples of each. documents: probabilities of 1, 2, … documents in an example. asked:
-    questions about them.
+    copying, reading, closed: examples of each. documents: probabilities of 1, 2, … documents in an example of reading.
+    asked: questions about them.
     """
 
     world: MultiHopConfig = MultiHopConfig()
@@ -55,11 +55,11 @@ class MultiHopBaseConfig(Frozen):
     heads: int = Field(default=4, ge=1)
     intermediate_size: int = Field(default=384, ge=8)
     context: int = 640
-    copying: int = 12_000
+    copying: int = 16_000
     reading: int = 12_000
-    closed: int = 1_000
-    documents: tuple[float, ...] = (0.3, 0.3, 0.15, 0.1, 0.1, 0.05)
-    asked: int = 6
+    closed: int = 500
+    documents: tuple[float, ...] = (0.1, 0.35, 0.25, 0.15, 0.1, 0.05)
+    asked: int = 8
     batch: int = 32
     lr: float = 3e-3
     weight_decay: float = 0.01
@@ -114,12 +114,11 @@ def build_untrained(config: MultiHopBaseConfig, tokenizer: Any) -> Any:
 
 
 def pretraining_stages(config: MultiHopBaseConfig, world: MultiHopWorld, tokenizer: Any) -> list[list[Example]]:
-    """All examples, each to be shown once: first plain copying, then questions about documents as well."""
+    """All examples, each to be shown once: first plain copying, so that it is there before anything builds on it."""
     rng = np.random.default_rng(derive_seed("multihop base", config.seed))
     copied = list(copying(config, world, rng))
-    half = len(copied) // 2
-    mixed = [*copied[half:], *reading(config, world, rng), *closed_book(config, world, rng)]
-    return [encode(copied[:half], tokenizer), encode(mixed, tokenizer)]
+    mixed = [*reading(config, world, rng), *closed_book(config, world, rng)]
+    return [encode(copied, tokenizer), encode(mixed, tokenizer)]
 
 
 # --- the mix
@@ -127,98 +126,97 @@ def pretraining_stages(config: MultiHopBaseConfig, world: MultiHopWorld, tokeniz
 
 
 def copying(config: MultiHopBaseConfig, world: MultiHopWorld, rng: np.random.Generator) -> Iterator[list[Piece]]:
-    """Documents as they stand between steps, then facts from them, asked for in any wording."""
-    for pages in _pages(config, world, rng, config.copying):
-        shown = render_documents([document(page) for page in pages])
-        pieces = [(f"{BOS} {DOCUMENTS} {shown}", False)]
-        facts = [link for page in pages for link in page]
-        for i in rng.permutation(len(facts))[: config.asked]:
-            link = facts[int(i)]
-            pieces += [(f"{_wording(link, rng)} of {link.subject} is", False), (link.value, True)]
-        yield pieces
+    """Single documents as they stand between steps, then their facts, asked for in any wording and quoted: the more
+    there is to copy, the sooner copying is learnt."""
+    for _ in range(config.copying):
+        (page,) = random_pages(world, rng, 1)
+        yield [(f"{BOS} {DOCUMENTS} {render_documents([document(page)])}", False), *_quotes(page, rng)]
 
 
 def reading(config: MultiHopBaseConfig, world: MultiHopWorld, rng: np.random.Generator) -> Iterator[list[Piece]]:
-    """Documents as `Rag` shows them, then questions that they answer: of one hop, of two, and comparisons."""
-    for pages in _pages(config, world, rng, config.reading, chained=0.7):
-        pieces = [(f"{BOS} {READ.token} {render_passages([document(page) for page in pages])}", False)]
-        asked = [*_two_hop(pages, rng), *_comparisons(pages, rng)]
-        facts = [link for page in pages for link in page]
-        asked += [
-            _one_hop(facts[int(i)], rng) for i in rng.permutation(len(facts))[: max(1, config.asked - len(asked))]
-        ]
-        for i in rng.permutation(len(asked)):
-            question, thought, answer = asked[int(i)]
-            pieces += [(question, False), (f"<think> {thought} </think> <answer> {answer} </answer> {EOS}", True)]
-        yield pieces
+    """Several documents: half as they stand between steps, followed by quotes; half as `Rag` shows them, followed by
+    questions that they answer, of one to three hops and comparisons."""
+    for count in rng.choice(len(config.documents), size=config.reading, p=config.documents) + 1:
+        quoting = bool(rng.random() < 0.5)
+        pages = random_pages(world, rng, int(count), chained=not quoting)
+        order = [pages[int(i)] for i in rng.permutation(len(pages))]
+        if quoting:
+            facts = [link for page in pages for link in page]
+            some = [facts[int(i)] for i in rng.permutation(len(facts))[: config.asked]]
+            yield [(f"{BOS} {DOCUMENTS} {render_documents([document(p) for p in order])}", False), *_quotes(some, rng)]
+        else:
+            shown = render_passages([document(page) for page in order])
+            yield [(f"{BOS} {READ.token} {shown}", False), *_answered(_questions(pages, config.asked, rng))]
 
 
 def closed_book(config: MultiHopBaseConfig, world: MultiHopWorld, rng: np.random.Generator) -> Iterator[list[Piece]]:
     """Questions answered with a guess: the form only."""
-    for pages in _pages(config, world, rng, config.closed, fewest=2, chained=1.0):
-        asked = [*_two_hop(pages, rng), *_comparisons(pages, rng), _one_hop(pages[0][0], rng)]
-        question, thought, answer = asked[int(rng.integers(len(asked)))]
-        text = f"<think> {thought} </think> <answer> {answer} </answer> {EOS}"
-        yield [(f"{BOS} {CLOSED.token} {question}", False), (text, True)]
+    for _ in range(config.closed):
+        (asked,) = _questions(random_pages(world, rng, 3, chained=True), 1, rng)
+        question, *answered = [asked[0], *_answered([asked])[1:]]
+        yield [(f"{BOS} {CLOSED.token} {question}", False), *answered]
 
 
-def _pages(
-    config: MultiHopBaseConfig,
-    world: MultiHopWorld,
-    rng: np.random.Generator,
-    examples: int,
-    *,
-    fewest: int = 1,
-    chained: float = 0.0,
-) -> Iterator[list[tuple[Link, ...]]]:
-    counts = rng.choice(len(config.documents), size=examples, p=config.documents) + 1
-    for count in counts:
-        pages = random_pages(world, rng, max(fewest, int(count)), chained=bool(rng.random() < chained))
-        yield [pages[int(i)] for i in rng.permutation(len(pages))] if fewest == 1 else pages
+def _quotes(links: Sequence[Link], rng: np.random.Generator) -> list[Piece]:
+    return [
+        piece
+        for i in rng.permutation(len(links))
+        for piece in ((f"{_wording(links[i], rng)} of {links[i].subject}", False), (quote(links[i]), True))
+    ]
 
 
 Asked = tuple[str, str, str]  # question, what to think, answer
 
 
-def _one_hop(link: Link, rng: np.random.Generator) -> Asked:
-    wording = _wording(link, rng)
-    return ask_chain([link], [wording]), stated(wording, link), link.value
+def _answered(asked: Sequence[Asked]) -> list[Piece]:
+    return [
+        piece
+        for question, thought, answer in asked
+        for piece in ((question, False), (f"<think> {thought} </think> <answer> {answer} </answer> {EOS}", True))
+    ]
 
 
-def _two_hop(pages: Sequence[Sequence[Link]], rng: np.random.Generator) -> Iterator[Asked]:
-    by_subject = {page[0].subject: page for page in pages}
-    first = next((link for page in pages for link in page if link.value in by_subject), None)
-    if first is not None:
-        page = by_subject[first.value]
-        second = page[int(rng.integers(len(page)))]
-        wordings = [_wording(first, rng), _wording(second, rng)]
-        thought = f"{stated(wordings[0], first)} , {stated(wordings[1], second)}"
-        yield ask_chain([first, second], wordings), thought, second.value
+def _questions(pages: Sequence[Sequence[Link]], count: int, rng: np.random.Generator) -> list[Asked]:
+    """Questions that the pages answer, in random order: chains from any page on, and comparisons."""
+    asked = [*_chains(pages, rng), *_comparisons(pages, rng)]
+    facts = [link for page in pages for link in page]
+    asked += [_chain([facts[int(i)]], rng) for i in rng.permutation(len(facts))[: max(2, count // 2)]]
+    return [asked[int(i)] for i in rng.permutation(len(asked))[:count]]
+
+
+def _chains(pages: Sequence[Sequence[Link]], rng: np.random.Generator) -> Iterator[Asked]:
+    """A chain of two or three hops from every page that leads to the next."""
+    following = {page[0].subject: page for page in pages}
+    for first in pages:
+        page, links = first, list[Link]()
+        while len(links) < 2 and (link := next((k for k in page if k.value in following), None)):
+            links.append(link)
+            page = following[link.value]
+        if links:
+            cut = links[: int(rng.integers(1, len(links) + 1))]
+            last = following[cut[-1].value]
+            yield _chain([*cut, last[int(rng.integers(len(last)))]], rng)
+
+
+def _chain(links: Sequence[Link], rng: np.random.Generator) -> Asked:
+    question = ask_chain(links, [_wording(link, rng) for link in links])
+    return question, " , ".join(map(quote, links)), links[-1].value
 
 
 def _comparisons(pages: Sequence[Sequence[Link]], rng: np.random.Generator) -> Iterator[Asked]:
-    if len(pages) < 2:
-        return
-    one, other = pages[:2] if rng.random() < 0.5 else (pages[1], pages[0])
-    numbers = {link.relation: link for link in other if link.relation.literal}
-    for link in one:
-        if link.relation in numbers and numbers[link.relation].value != link.value:
-            both = (link, numbers[link.relation])
-            wording = _wording(link, rng)
-            question, answer = compare(both, wording, greater=bool(rng.random() < 0.5))
-            yield question, compared(wording, both), answer
+    for i, j in [(i, j) for i in range(len(pages)) for j in range(len(pages)) if i != j]:
+        numbers = {link.relation: link for link in pages[j] if link.relation.literal}
+        for link in pages[i]:
+            if link.relation in numbers and numbers[link.relation].value != link.value:
+                both = (link, numbers[link.relation])
+                question, answer = compare(both, _wording(link, rng), greater=bool(rng.random() < 0.5))
+                yield question, " , ".join(map(quote, both)), answer
 
 
 def _wording(link: Link, rng: np.random.Generator) -> str:
     return link.relation.wordings[int(rng.integers(len(link.relation.wordings)))]
 
 
-def stated(wording: str, link: Link) -> str:
-    """A fact in the words of the question: `tutor of Kavelo is Moru`."""
-    return f"{wording} of {link.subject} is {link.value}"
-
-
-def compared(wording: str, links: Sequence[Link]) -> str:
-    """Two literals side by side: `height of Kavelo is 34 , Moru is 57`."""
-    one, other = links
-    return f"{stated(wording, one)} , {other.subject} is {other.value}"
+def quote(link: Link) -> str:
+    """A fact as its document has it: `Kavelo tutor Moru`."""
+    return f"{link.subject} {link.wording} {link.value}"

@@ -45,6 +45,7 @@ class _Fact:
     relation: str
     value: str
     wording: str  # as the question says it
+    quote: str  # as its document has it
 
 
 class MultiHopTeacher:
@@ -142,12 +143,7 @@ class MultiHopTeacher:
         """What has been found, or what is needed first."""
         if not known:
             return f"need {facts[0].wording} of {facts[0].subject}"
-        told = f"{known[-1].wording} of {known[-1].subject} is {known[-1].value}"
-        if not ordered and len(known) == 2:
-            return (
-                f"{known[0].wording} of {known[0].subject} is {known[0].value} , {known[1].subject} is {known[1].value}"
-            )
-        return told
+        return " , ".join(fact.quote for fact in (known if not ordered else known[-1:]))
 
     def _facts(self, question: Question) -> list[_Fact]:
         evidence: Any = question.meta.get("evidence")
@@ -159,4 +155,4 @@ class MultiHopTeacher:
 
 
 def _fact(entry: Mapping[str, str], wording: str) -> _Fact:
-    return _Fact(entry["subject"], entry["relation"], entry["value"], wording)
+    return _Fact(entry["subject"], entry["relation"], entry["value"], wording, f"{entry['subject']} {entry['text']}")

@@ -70,4 +70,8 @@ class NgramRetriever(BatchingRetriever):
 
     def _grams(self, text: str) -> list[str]:
         words = [f" {word} " for word in "".join(c if c.isalnum() else " " for c in well_formed(text).lower()).split()]
-        return [word[i : i + n] for word in words for n in self._sizes for i in range(max(1, len(word) - n + 1))]
+        return [gram for word in words for gram in self._cut(word)]
+
+    def _cut(self, word: str) -> list[str]:
+        """The n-grams of a word; the word itself when it is shorter than all of them."""
+        return [word[i : i + n] for n in self._sizes for i in range(len(word) - n + 1)] or [word]
