@@ -6,14 +6,16 @@ It has never seen a step of `Stepwise`; the cold start teaches those.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
 
 from ken.agents.instructions import CLOSED, READ
-from ken.agents.protocol import render_passages
+from ken.agents.protocol import parse_answer, render_passages
 from ken.agents.stepwise import (
     ANALYSIS,
     ANSWER,
@@ -27,11 +29,17 @@ from ken.agents.stepwise import (
     STEPS,
     render_documents,
 )
+from ken.core import Answer, Sampling
 from ken.core.frozen import Frozen
 from ken.core.seeding import derive_seed
 from ken.lab.multihop import Link, MultiHopConfig, MultiHopWorld, ask_chain, compare, document, random_pages
+from ken.models import Message
+from ken.models.local import LocalModel
 from ken.training.factworld_base import BOS, EOS, PAD, TAGS, UNKNOWN, FactWorldBaseConfig, Piece, build_model, encode
-from ken.training.pretraining import Example
+from ken.training.lab_checkpoint import OnStep, Recipe, built
+from ken.training.pretraining import Example, PretrainingConfig
+
+NAME = "multihop"
 
 MARKERS = [QUESTION, ANALYSIS, QUERY, ANSWER, DOCUMENTS, *(STEP.format(i) for i in range(1, MOST_STEPS + 1))]
 CONTROLS = [CLOSED.token, READ.token, STEPS.token]
@@ -64,7 +72,32 @@ class MultiHopBaseConfig(Frozen):
     lr: float = 3e-3
     weight_decay: float = 0.01
     init: float = 0.06
+    optimizer: Literal["adamw", "muon"] = "muon"
     seed: int = 0
+
+
+def build_base(config: MultiHopBaseConfig | None = None, *, on_step: OnStep = lambda step, steps, loss: None) -> Path:
+    """The folder of the base model: from the cache, or built now, in minutes on two cores."""
+    settings = config or MultiHopBaseConfig()
+
+    def recipe() -> Recipe:
+        world = MultiHopWorld(settings.world)
+        tokenizer = build_tokenizer(world)
+        return Recipe(
+            model=build_untrained(settings, tokenizer),
+            tokenizer=tokenizer,
+            stages=pretraining_stages(settings, world, tokenizer),
+            pretraining=PretrainingConfig(
+                batch=settings.batch,
+                lr=settings.lr,
+                weight_decay=settings.weight_decay,
+                seed=settings.seed,
+                optimizer=settings.optimizer,
+            ),
+            measure=lambda model: measure_base(model, world),
+        )
+
+    return built(NAME, settings, recipe, on_step=on_step)
 
 
 def build_tokenizer(world: MultiHopWorld) -> Any:
@@ -119,6 +152,40 @@ def pretraining_stages(config: MultiHopBaseConfig, world: MultiHopWorld, tokeniz
     copied = list(copying(config, world, rng))
     mixed = [*reading(config, world, rng), *closed_book(config, world, rng)]
     return [encode(copied, tokenizer), encode(mixed, tokenizer)]
+
+
+def measure_base(
+    model: LocalModel, world: MultiHopWorld, *, examples: int = 300, seed: int = 2**20
+) -> dict[str, float]:
+    """How well a base model reads documents it has not seen: accuracy on questions of one fact about one and three
+    documents, on chains of two and three hops and on comparisons, all documents given; and the share of closed-book
+    questions it gets right, which must be chance."""
+    rng = np.random.default_rng(derive_seed("multihop measure", seed))
+    asked: list[tuple[str, Sequence[Message], str]] = []
+    for _ in range(examples):
+        pages = random_pages(world, rng, 3, chained=True)
+        order = [pages[int(i)] for i in rng.permutation(3)]
+        one = _chain([pages[0][int(rng.integers(len(pages[0])))]], rng)
+        kinds = {"1 of 1": ([pages[0]], one), "1 of 3": (order, one)}
+        kinds |= {f"{hops}-hop": (order, _chain_of(pages, hops, rng)) for hops in (2, 3)}
+        kinds |= {"comparison": (order, next(_comparisons(order, rng), one))}
+        for kind, (shown, (question, _, answer)) in kinds.items():
+            text = f"{render_passages([document(page) for page in shown])}\n\n{question}"
+            asked.append((kind, [Message("system", READ), Message("user", text)], answer))
+        asked.append(
+            ("closed", [Message("system", CLOSED), Message("user", kinds["2-hop"][1][0])], kinds["2-hop"][1][2])
+        )
+
+    async def answers() -> list[str]:
+        sampling = Sampling(max_tokens=32, stop=("</answer>",))
+        replies = await asyncio.gather(*(model.generate(says, sampling=sampling) for _, says, _ in asked))
+        parsed = [parse_answer(reply.text) for (reply,) in replies]
+        return [answer.text if isinstance(answer, Answer) else "" for answer in parsed]
+
+    right: dict[str, list[bool]] = {}
+    for (kind, _, gold), answer in zip(asked, asyncio.run(answers()), strict=True):
+        right.setdefault(kind, []).append(answer == gold)
+    return {kind: sum(hits) / len(hits) for kind, hits in right.items()}
 
 
 # --- the mix
@@ -185,17 +252,20 @@ def _questions(pages: Sequence[Sequence[Link]], count: int, rng: np.random.Gener
 
 
 def _chains(pages: Sequence[Sequence[Link]], rng: np.random.Generator) -> Iterator[Asked]:
-    """A chain of two or three hops from every page that leads to the next."""
-    following = {page[0].subject: page for page in pages}
-    for first in pages:
-        page, links = first, list[Link]()
-        while len(links) < 2 and (link := next((k for k in page if k.value in following), None)):
-            links.append(link)
-            page = following[link.value]
-        if links:
-            cut = links[: int(rng.integers(1, len(links) + 1))]
-            last = following[cut[-1].value]
-            yield _chain([*cut, last[int(rng.integers(len(last)))]], rng)
+    """Chains of two and three hops from every page that leads to others."""
+    for start in range(len(pages) - 1):
+        yield _chain_of(pages[start:], int(rng.integers(2, min(3, len(pages) - start) + 1)), rng)
+
+
+def _chain_of(pages: Sequence[Sequence[Link]], hops: int, rng: np.random.Generator) -> Asked:
+    """A chain through the first pages; shorter where a page does not lead to the next."""
+    links: list[Link] = []
+    for page, after in zip(pages, [*pages[1:hops], ()], strict=False):
+        leading = [link for link in page if after and link.value == after[0].subject]
+        links.append(leading[0] if leading else page[int(rng.integers(len(page)))])
+        if not leading:
+            break
+    return _chain(links, rng)
 
 
 def _chain(links: Sequence[Link], rng: np.random.Generator) -> Asked:
