@@ -104,13 +104,13 @@ class CalculationWorld:
 
     @cached_property
     def documents(self) -> tuple[Passage, ...]:
-        """Three sentences about each entity, demo entities included, as passages of one document."""
+        """Three sentences about each entity, demo entities included."""
         return tuple(snippet(entity, told) for entity in (*self.entities, *self.demo_entities) for told in SNIPPETS)
 
     @cached_property
     def questions(self) -> tuple[Question, ...]:
         """All questions, by kind. `meta`: kind; source, for the scorer; tools that it needs, and how many calls of them
-        (`calls`); split ("train" or "test"); supporting_ids, the documents that tell."""
+        (`calls`); split ("train" or "test"); supporting_ids, the sentences that tell."""
         c = self.config
         rng = np.random.default_rng(derive_seed("calculation questions", c.seed))
         made: list[Question] = []
@@ -146,13 +146,9 @@ class CalculationWorld:
 
 
 def fact_question(entity: Entity, relation: str, kind: Kind) -> Question:
-    return _question(
-        f"{entity.name}.{relation}",
-        f"What is the {relation} of {entity.name}?",
-        entity.values[relation],
-        kind,
-        [entity],
-    )
+    text = f"What is the {relation} of {entity.name}?"
+    told = [sentence_id(entity, relation)]
+    return _question(f"{entity.name}.{relation}", text, entity.values[relation], kind, told)
 
 
 def sum_question(a: int, sign: str, b: int, kind: Kind) -> Question:
@@ -162,7 +158,8 @@ def sum_question(a: int, sign: str, b: int, kind: Kind) -> Question:
 def density_question(entity: Entity) -> Question:
     """People on a unit of area, whole: two numbers that one sentence tells."""
     value = entity.number("population") // entity.number("area")
-    return _question(f"{entity.name}.density", f"What is the density of {entity.name}?", str(value), "H", [entity])
+    told = [sentence_id(entity, "population")]
+    return _question(f"{entity.name}.density", f"What is the density of {entity.name}?", str(value), "H", told)
 
 
 def difference_question(one: Entity, other: Entity) -> Question:
@@ -170,8 +167,9 @@ def difference_question(one: Entity, other: Entity) -> Question:
     than 0."""
     dear, cheap = sorted((one, other), key=lambda entity: -entity.number("price"))
     value = dear.number("price") - cheap.number("price")
+    told = [sentence_id(dear, "price"), sentence_id(cheap, "price")]
     text = f"What is the price of {dear.name} minus the price of {cheap.name}?"
-    return _question(f"{dear.name}-{cheap.name}.price", text, str(value), "H", [dear, cheap])
+    return _question(f"{dear.name}-{cheap.name}.price", text, str(value), "H", told)
 
 
 def calculate(a: int, sign: str, b: int) -> int:
@@ -191,9 +189,9 @@ def easy_sum(rng: np.random.Generator) -> tuple[int, str, int]:
     return a, str(rng.choice(["+", "-", "*"])), b
 
 
-def _question(identifier: str, text: str, answer: str, kind: Kind, about: list[Entity]) -> Question:
+def _question(identifier: str, text: str, answer: str, kind: Kind, told: list[str]) -> Question:
     needed = KINDS[kind]
-    searches = len(about) if "search" in needed else 0
+    searches = len(told) if "search" in needed else 0
     return Question(
         id=f"{kind}.{identifier}".lower(),
         text=text,
@@ -203,7 +201,7 @@ def _question(identifier: str, text: str, answer: str, kind: Kind, about: list[E
             "source": SCORED_AS[kind],
             "tools": list(needed),
             "calls": searches + ("code" in needed),
-            "supporting_ids": [entity.name.lower() for entity in about],
+            "supporting_ids": [*told],
         },
     )
 
@@ -235,5 +233,10 @@ def snippet(entity: Entity, told: tuple[str, ...]) -> Passage:
     that spells numbers digit by digit.
     """
     facts = ", ".join(f"{relation} {entity.values[relation]}" for relation in told)
-    name = entity.name.lower()
-    return Passage(id=f"{name}.{told[0]}", document=name, title=entity.name, text=f"{entity.name}: {facts}.")
+    return Passage(id=sentence_id(entity, told[0]), title=entity.name, text=f"{entity.name}: {facts}.")
+
+
+def sentence_id(entity: Entity, relation: str) -> str:
+    """The id of the sentence that tells this relation: the entity, and the first relation it tells."""
+    told = next(told for told in SNIPPETS if relation in told)
+    return f"{entity.name}.{told[0]}".lower()

@@ -1,0 +1,250 @@
+"""The calculation world and its base model: what is true in it, what pretraining shows, what a build leaves."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ken.agents.tools import exhausted, response, tool_instruction
+from ken.core import BadInput, TrainingError
+from ken.lab.calculation import (
+    KINDS,
+    NUMBERS,
+    RELATIONS,
+    CalculationWorld,
+    CalculationWorldConfig,
+    calculate,
+)
+from ken.sources.tools.arithmetic import evaluate
+
+CONFIG = CalculationWorldConfig(entities=40, demo_entities=20, values=10, questions=80)
+
+
+@pytest.fixture(scope="module")
+def world() -> CalculationWorld:
+    return CalculationWorld(CONFIG)
+
+
+def test_a_world_is_fixed_by_its_config_and_differs_with_the_seed(world: CalculationWorld) -> None:
+    again, other = CalculationWorld(CONFIG), CalculationWorld(CONFIG.model_copy(update={"seed": 1}))
+    assert (again.questions, again.documents) == (world.questions, world.documents)
+    assert other.documents != world.documents
+
+
+def test_half_of_the_entities_are_exposed_and_all_numbers_in_range(world: CalculationWorld) -> None:
+    assert sum(entity.exposed for entity in world.entities) == 20
+    assert not any(entity.exposed for entity in world.demo_entities)
+    for entity in world.entities:
+        assert all(low <= entity.number(relation) <= high for relation, (low, high) in NUMBERS.items())
+    names = [entity.name for entity in (*world.entities, *world.demo_entities)]
+    assert len(set(names)) == len(names)
+
+
+def test_every_question_says_which_tools_it_needs(world: CalculationWorld) -> None:
+    count = Counter((str(q.meta["kind"]), str(q.meta["split"])) for q in world.questions)
+    assert all(count[kind, "train"] == 60 and count[kind, "test"] == 20 for kind in KINDS)
+    assert len({q.id for q in world.questions}) == len(world.questions)
+    exposed = {entity.name.lower(): entity.exposed for entity in world.entities}
+    for question in world.questions:
+        kind = str(question.meta["kind"])
+        assert question.meta["tools"] == list(KINDS[kind])  # type: ignore[index]
+        assert question.meta["source"] == {"K": "nq", "S": "nq", "H": "complex"}.get(kind, "calculator")
+        assert all(exposed[told.split(".")[0]] == (kind == "K") for told in question.supporting_ids)
+        assert len(question.supporting_ids) == question.meta["calls"] - (kind in "CH") or kind == "K"
+        assert question.meta["calls"] in {"K": {0}, "S": {1}, "C": {1}, "D": {0}, "H": {2, 3}}[kind]
+
+
+def test_answers_are_true(world: CalculationWorld) -> None:
+    """Recomputed from the documents and by the calculator, in another way than the world does."""
+    told: dict[str, str] = {}
+    for passage in world.documents:
+        name, facts = passage.text.removesuffix(".").split(": ")
+        told |= {f"{relation} of {name}": value for relation, value in (fact.split() for fact in facts.split(", "))}
+    for question in world.questions:
+        (answer,) = question.answers
+        asked = question.text.removeprefix("What is ").removesuffix("?")
+        asked = re.sub(r"the density of (\w+)", r"the population of \1 // the area of \1", asked).replace("minus", "-")
+        expression = re.sub(r"the (\w+ of \w+)", lambda match: told[match[1]], asked)
+        assert answer == (str(evaluate(expression)) if question.meta["kind"] in "CHD" else expression)
+        assert not answer.startswith("-")
+
+
+def test_sums_run_out_quietly() -> None:
+    many = CalculationWorld(CONFIG.model_copy(update={"questions": 2000})).questions
+    assert 150 <= sum(q.meta["kind"] == "D" for q in many) <= 165, "55 pairs of digits, three signs"
+    assert len({q.id for q in many}) == len(many)
+
+
+def test_a_world_without_exposed_entities_asks_for_none() -> None:
+    kinds = {q.meta["kind"] for q in CalculationWorld(CONFIG.model_copy(update={"exposed": 0.0})).questions}
+    assert kinds == {"S", "C", "H", "D"}
+
+
+@pytest.mark.parametrize("wrong", [{"entities": 1}, {"exposed": 1.5}, {"values": 1}, {"questions": 0}])
+def test_a_config_that_cannot_be_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(BadInput, match=f"cannot have {next(iter(wrong))}"):
+        CalculationWorldConfig(**wrong)
+
+
+def test_search_finds_the_sentence_that_answers(world: CalculationWorld, tmp_path: Path) -> None:
+    from ken.sources.search.index import Index
+
+    index = Index.build(world.documents, tmp_path / "index", tokenizer="simple")
+    for entity in world.entities:
+        for relation in RELATIONS:
+            (found,) = index.search(f"{relation} of {entity.name}", k=1)
+            assert f"{relation} {entity.values[relation]}" in found.text
+            assert found.text.startswith(entity.name)
+    for question in world.questions:
+        if question.meta["kind"] in "KS":
+            (found,) = index.search(question.text.removeprefix("What is the ").removesuffix("?"), k=1)
+            assert (found.id,) == question.supporting_ids
+
+
+# --- the base model ---
+
+
+@pytest.fixture(scope="module")
+def small() -> Any:
+    from ken.training.calculation_base import smoke_config
+
+    return smoke_config().model_copy(update={"world": CONFIG})
+
+
+@pytest.fixture(scope="module")
+def tokenizer(world: CalculationWorld) -> Any:
+    from ken.training.calculation_base import build_tokenizer
+
+    return build_tokenizer(world)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "What is 482 * 317 ?",
+        "<code> 3421 // 120 </code>",
+        "<think> population 3421 area 120 </think>",
+        "<answer> 152794 </answer>",
+        "<response> 7 </response>",
+    ],
+)
+def test_numbers_are_spelt_digit_by_digit_and_read_back(tokenizer: Any, text: str) -> None:
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert tokenizer.decode(ids) == text
+    assert tokenizer.unk_token_id not in ids
+    digits = sum(character.isdigit() for character in text)
+    assert sum(token.removeprefix("##").isdigit() for token in tokenizer.convert_ids_to_tokens(ids)) == digits
+
+
+def test_the_model_can_read_all_that_the_loop_tells_it(world: CalculationWorld, tokenizer: Any) -> None:
+    said = [passage.text for passage in world.documents] + [q.text for q in world.questions]
+    said += [exhausted("search"), exhausted("code"), "Cannot find any result.", "[ERROR] division by zero"]
+    for text in said:
+        assert tokenizer.unk_token_id not in tokenizer(response(text))["input_ids"], text
+    longest = max(len(tokenizer(response(passage.text))["input_ids"]) for passage in world.documents)
+    assert longest <= 17
+
+
+def test_decisions_in_the_traces_say_nothing_about_need(world: CalculationWorld, small: Any) -> None:
+    from ken.training.calculation_base import VARIANTS, traces
+
+    config = small.model_copy(update={"traces": 6000, "enabled": (0, 0, 0, 1)})
+    first: dict[str, Counter[str]] = {"fact": Counter(), "sum": Counter(), "hybrid": Counter()}
+    for (prompt, _), (opening, learnt), *_ in traces(config, world, np.random.default_rng(0)):
+        kind = "sum" if re.search(r"\d", prompt) else "hybrid" if re.search("density|minus", prompt) else "fact"
+        assert learnt
+        first[kind][opening.replace("think", "answer")] += 1
+    assert VARIANTS["search", "code"] == "<tools_search_code>"
+    for count in first.values():
+        shares = [count[f"<{tag}>"] / count.total() for tag in ("search", "code", "answer")]
+        assert all(abs(share - 1 / 3) < 0.05 for share in shares), count
+
+
+def test_no_trace_tells_a_fact_or_a_decision_about_the_worlds_own_entities(world: CalculationWorld, small: Any) -> None:
+    from ken.training.calculation_base import chains
+
+    decisions = {"<search>", "<code>", "<answer>"}
+    agree = values = 0
+    own = {entity.name: entity for entity in world.entities}
+    for pieces in islice(chains(small, world, np.random.default_rng(0)), 200):
+        assert not any(learnt for text, learnt in pieces if text in decisions)
+        for name, facts in re.findall(r"<response>(\w+): (.*?)\.</response>", " ".join(text for text, _ in pieces)):
+            for relation, value in (fact.split() for fact in facts.split(", ")):
+                values += 1
+                agree += own[name].values[relation] == value
+    assert values > 200
+    assert agree / values < 0.15, "names agree one time in ten by chance, numbers hardly ever"
+
+
+def test_traces_are_what_the_loop_would_have_seen(world: CalculationWorld, small: Any, tokenizer: Any) -> None:
+    """The same tokens, and a transcript that the reward's format accepts."""
+    from ken.training.calculation_base import encode, traces
+    from ken.training.rewards.tools import format_problem
+
+    made = list(islice(traces(small, world, np.random.default_rng(1)), 300))
+    for pieces in made:
+        text = " ".join(text for text, _ in pieces[1:])
+        enabled = [tag for tag in ("search", "code") if tag in pieces[0][0].split(">")[1]]
+        assert format_problem(text.replace("<eos>", ""), enabled) is None, text
+    for example, pieces in zip(encode(made, tokenizer), made, strict=True):
+        whole = tokenizer(" ".join(text for text, _ in pieces), add_special_tokens=False)["input_ids"]
+        assert list(example.ids) == whole
+        assert example.ids[-1] == tokenizer.eos_token_id
+        assert example.learn[-1]
+
+
+def test_what_is_computed_in_traces_is_right(world: CalculationWorld, small: Any) -> None:
+    from ken.training.calculation_base import traces
+
+    found = 0
+    for pieces in islice(traces(small, world, np.random.default_rng(2)), 300):
+        text = " ".join(text for text, _ in pieces)
+        for code, result in re.findall(r"<code> (.*?) </code> \s*<response>(.*?)</response>", text):
+            assert str(evaluate(code)) == result
+            found += 1
+    assert found > 50
+    assert calculate(7, "//", 0) == 0
+
+
+def test_a_smoke_build_takes_seconds_is_cached_and_unfit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ken.models.conversation import Message
+    from ken.models.local import LocalModel
+    from ken.training.calculation_base import CONTROLS, built, encode, smoke_config, traces
+    from ken.training.lab_checkpoint import read_checkpoint
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    config = smoke_config()
+    folder = built(config)
+    manifest = read_checkpoint(folder)
+    assert manifest.world == "calculation"
+    assert manifest.failed
+    before = (folder / "model.safetensors").stat().st_mtime_ns
+    assert built(config) == folder
+    assert (folder / "model.safetensors").stat().st_mtime_ns == before
+    with pytest.raises(TrainingError, match="not fit for experiments"):
+        built(config.model_copy(update={"gated": True, "traces": 64, "chains": 16}))
+
+    model = LocalModel(folder, control_tokens=True)
+    world = CalculationWorld(config.world)
+    question = world.questions[0].text
+    _, prompt = model.render([Message("system", tool_instruction(search=True, code=True)), Message("user", question)])
+    (pieces,) = islice(traces(config.model_copy(update={"enabled": (0, 0, 0, 1)}), world, np.random.default_rng(0)), 1)
+    example = encode([[(f"<bos> <tools_search_code> {question}", False)], pieces], model.tokenizer)[0]
+    assert list(example.ids) == prompt
+    assert set(CONTROLS) <= {token.content for token in model.tokenizer.added_tokens_decoder.values() if token.special}
+
+
+def test_a_build_touches_no_folder_that_holds_something_else(tmp_path: Path) -> None:
+    from ken.training.calculation_base import recipe, smoke_config
+    from ken.training.lab_checkpoint import build_checkpoint
+
+    (tmp_path / "letters.txt").write_text("mine")
+    config = smoke_config()
+    with pytest.raises(BadInput, match="choose another"):
+        build_checkpoint("calculation", config, recipe(config), tmp_path)
