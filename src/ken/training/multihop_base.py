@@ -33,10 +33,10 @@ from ken.core import Answer, Sampling
 from ken.core.frozen import Frozen
 from ken.core.seeding import derive_seed
 from ken.lab.multihop import Link, MultiHopConfig, MultiHopWorld, ask_chain, compare, document, random_pages
-from ken.models import Message
-from ken.models.local import LocalModel
-from ken.training.factworld_base import BOS, EOS, PAD, TAGS, UNKNOWN, FactWorldBaseConfig, Piece, build_model, encode
-from ken.training.lab_checkpoint import OnStep, Recipe, built
+from ken.models import Message, Model
+from ken.training.factworld_base import BOS, EOS, PAD, TAGS, UNKNOWN, Piece, encode
+from ken.training.factworld_gates import Gate
+from ken.training.lab_checkpoint import OnStep, Recipe, cached_checkpoint, small_llama
 from ken.training.pretraining import Example, PretrainingConfig
 
 NAME = "multihop"
@@ -51,7 +51,7 @@ CHAT_TEMPLATE = "<bos> {% for message in messages %}{{ message['content'] }} {% 
 
 
 class MultiHopBaseConfig(Frozen):
-    """World, architecture, and number of examples of each kind.
+    """World, architecture, and number of examples of each kind. gated: whether a model that fails a gate is refused.
 
     copying, reading, closed: examples of each. documents: probabilities of 1, 2, … documents in an example of reading.
     asked: questions about them.
@@ -73,31 +73,39 @@ class MultiHopBaseConfig(Frozen):
     weight_decay: float = 0.01
     init: float = 0.06
     optimizer: Literal["adamw", "muon"] = "muon"
+    gated: bool = True
     seed: int = 0
 
 
-def build_base(config: MultiHopBaseConfig | None = None, *, on_step: OnStep = lambda step, steps, loss: None) -> Path:
-    """The folder of the base model: from the cache, or built now, in minutes on two cores."""
-    settings = config or MultiHopBaseConfig()
+def built(config: MultiHopBaseConfig, *, on_step: OnStep = lambda step, steps, loss: None) -> Path:
+    """The folder of the base model with this config: from the cache, or built now (minutes on two cores).
 
-    def recipe() -> Recipe:
-        world = MultiHopWorld(settings.world)
-        tokenizer = build_tokenizer(world)
-        return Recipe(
-            model=build_untrained(settings, tokenizer),
-            tokenizer=tokenizer,
-            stages=pretraining_stages(settings, world, tokenizer),
-            pretraining=PretrainingConfig(
-                batch=settings.batch,
-                lr=settings.lr,
-                weight_decay=settings.weight_decay,
-                seed=settings.seed,
-                optimizer=settings.optimizer,
-            ),
-            measure=lambda model: measure_base(model, world),
-        )
+    Raises `TrainingError` when it fails a gate and `config.gated`.
+    """
+    return cached_checkpoint(NAME, config, lambda: recipe(config), on_step=on_step, gated=config.gated)
 
-    return built(NAME, settings, recipe, on_step=on_step)
+
+def recipe(config: MultiHopBaseConfig) -> Recipe:
+    """How the base model of this config is made."""
+    world = MultiHopWorld(config.world)
+    tokenizer = build_tokenizer(world)
+    sizes = config.model_dump(
+        include={"hidden_size", "layers", "heads", "intermediate_size", "context", "init", "seed"}
+    )
+    settings = PretrainingConfig(
+        batch=config.batch,
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        seed=config.seed,
+        optimizer=config.optimizer,
+    )
+    return Recipe(
+        tokenizer=tokenizer,
+        model=small_llama(tokenizer, **sizes),
+        stages=pretraining_stages(config, world, tokenizer),
+        settings=settings,
+        measure=lambda model: measure_gates(model, world),
+    )
 
 
 def build_tokenizer(world: MultiHopWorld) -> Any:
@@ -138,14 +146,6 @@ def build_tokenizer(world: MultiHopWorld) -> Any:
     return tokenizer
 
 
-def build_untrained(config: MultiHopBaseConfig, tokenizer: Any) -> Any:
-    """The untrained model, initialised from the seed; of the same architecture as FactWorld's base."""
-    shared = config.model_dump(
-        include={"hidden_size", "layers", "heads", "intermediate_size", "context", "init", "seed"}
-    )
-    return build_model(FactWorldBaseConfig(**shared), tokenizer)
-
-
 def pretraining_stages(config: MultiHopBaseConfig, world: MultiHopWorld, tokenizer: Any) -> list[list[Example]]:
     """All examples, each to be shown once: first plain copying, so that it is there before anything builds on it."""
     rng = np.random.default_rng(derive_seed("multihop base", config.seed))
@@ -154,38 +154,44 @@ def pretraining_stages(config: MultiHopBaseConfig, world: MultiHopWorld, tokeniz
     return [encode(copied, tokenizer), encode(mixed, tokenizer)]
 
 
-def measure_base(
-    model: LocalModel, world: MultiHopWorld, *, examples: int = 300, seed: int = 2**20
-) -> dict[str, float]:
-    """How well a base model reads documents it has not seen: accuracy on questions of one fact about one and three
-    documents, on chains of two and three hops and on comparisons, all documents given; and the share of closed-book
-    questions it gets right, which must be chance."""
-    rng = np.random.default_rng(derive_seed("multihop measure", seed))
-    asked: list[tuple[str, Sequence[Message], str]] = []
+async def measure_gates(model: Model, world: MultiHopWorld, *, examples: int = 300, seed: int = 2**20) -> list[Gate]:
+    """How well a base model reads documents it has not seen: accuracy on single facts in one and in three documents, on
+    chains of two and three hops and on comparisons with all documents given; and how often it is right about chains
+    closed book, which must be chance."""
+    rng = np.random.default_rng(derive_seed("multihop gates", world.config.seed, seed))
+    asked: list[tuple[str, list[Message], str]] = []
+
+    def ask(kind: str, pages: Sequence[Sequence[Link]], question: Asked) -> None:
+        shown = f"{render_passages([document(page) for page in pages])}\n\n" if pages else ""
+        says = [Message("system", READ if pages else CLOSED), Message("user", shown + question[0])]
+        asked.append((kind, says, question[2]))
+
     for _ in range(examples):
         pages = random_pages(world, rng, 3, chained=True)
-        order = [pages[int(i)] for i in rng.permutation(3)]
-        one = _chain([pages[0][int(rng.integers(len(pages[0])))]], rng)
-        kinds = {"1 of 1": ([pages[0]], one), "1 of 3": (order, one)}
-        kinds |= {f"{hops}-hop": (order, _chain_of(pages, hops, rng)) for hops in (2, 3)}
-        kinds |= {"comparison": (order, next(_comparisons(order, rng), one))}
-        for kind, (shown, (question, _, answer)) in kinds.items():
-            text = f"{render_passages([document(page) for page in shown])}\n\n{question}"
-            asked.append((kind, [Message("system", READ), Message("user", text)], answer))
-        asked.append(
-            ("closed", [Message("system", CLOSED), Message("user", kinds["2-hop"][1][0])], kinds["2-hop"][1][2])
-        )
-
-    async def answers() -> list[str]:
-        sampling = Sampling(max_tokens=32, stop=("</answer>",))
-        replies = await asyncio.gather(*(model.generate(says, sampling=sampling) for _, says, _ in asked))
-        parsed = [parse_answer(reply.text) for (reply,) in replies]
-        return [answer.text if isinstance(answer, Answer) else "" for answer in parsed]
-
+        mixed = [pages[int(i)] for i in rng.permutation(3)]
+        fact = _chain([pages[0][int(rng.integers(len(pages[0])))]], rng)
+        ask("one fact, one document", pages[:1], fact)
+        ask("one fact, three documents", mixed, fact)
+        ask("two hops", mixed, _chain_of(pages, 2, rng))
+        ask("three hops", mixed, _chain_of(pages, 3, rng))
+        ask("closed book", [], _chain_of(pages, 2, rng))
+        if comparisons := list(_comparisons(mixed, rng)):
+            ask("comparison", mixed, comparisons[int(rng.integers(len(comparisons)))])
+    sampling = Sampling(max_tokens=32, stop=("</answer>",))
+    replies = await asyncio.gather(*(model.generate(says, sampling=sampling) for _, says, _ in asked))
     right: dict[str, list[bool]] = {}
-    for (kind, _, gold), answer in zip(asked, asyncio.run(answers()), strict=True):
-        right.setdefault(kind, []).append(answer == gold)
-    return {kind: sum(hits) / len(hits) for kind, hits in right.items()}
+    for (kind, _, gold), (reply,) in zip(asked, replies, strict=True):
+        answer = parse_answer(reply.text)
+        right.setdefault(kind, []).append(isinstance(answer, Answer) and answer.text == gold)
+    rates = {kind: sum(hits) / len(hits) for kind, hits in right.items()}
+    return [
+        Gate("one fact, one document", rates["one fact, one document"], 0.95, 1.0),
+        Gate("one fact, three documents", rates["one fact, three documents"], 0.9, 1.0),
+        Gate("two hops, all documents given", rates["two hops"], 0.0, 1.0, gating=False),
+        Gate("three hops, all documents given", rates["three hops"], 0.0, 1.0, gating=False),
+        Gate("comparison, both documents given", rates.get("comparison", 0.0), 0.0, 1.0, gating=False),
+        Gate("closed book", rates["closed book"], 0.0, 0.05),
+    ]
 
 
 # --- the mix
