@@ -15,11 +15,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ken.agents import Rag
+from ken.agents import Adaptive, Rag
 from ken.core import BadInput, DataError, ModelError, Passage, Question, Sampling, SourceError
 from ken.metrics import exact_match
 from ken.models.scripted import ScriptedModel
 from ken.sources import Sources
+from ken.training.curricula import AtGapLevel, GapLevel
 from ken.training.labels import (
     DegenerateLabels,
     SolveRates,
@@ -113,6 +114,31 @@ def test_whatever_changes_the_samples_misses_the_cache(tmp_path: Path) -> None:
     assert asked(Knows().model, [QUESTIONS[0].model_copy(update={"text": "What, then, is number 0?"})]) == 1
     assert asked(Knows().model, [QUESTIONS[0].model_copy(update={"answers": ("another gold",)})]) == 0
     assert asked(Knows().model) == 0, "all of them share one file"
+
+
+def test_strategies_are_told_apart_by_their_options_however_deep(tmp_path: Path) -> None:
+    class Nowhere:
+        name = "nowhere"
+
+        async def search(self, query: str, k: int) -> list[Passage]:
+            return []
+
+        async def close(self) -> None: ...
+
+    def asked(strategy: Any, top_k: int = 3) -> int:
+        model = ScriptedModel(lambda _: "<assessment>yes</assessment> <answer> right0 </answer>")
+        sources = Sources(search=Nowhere(), top_k=top_k)
+        options = {"strategy": strategy, "sources": sources, "cache": tmp_path / "c.jsonl"}
+        return measure(model, QUESTIONS[:1], samples=1, **options).asked
+
+    assert [asked(Adaptive(4)), asked(Adaptive(4)), asked(Adaptive(5)), asked(Adaptive(4), top_k=5)] == [1, 0, 1, 1]
+    golds = {"q0": (Passage(id="d", text="gold"),)}
+    levels = [AtGapLevel(Rag(), golds, GapLevel(keep, gold=True)) for keep in (1, 1, 2)]
+    assert [asked(strategy) for strategy in levels] == [1, 0, 1]
+    unknown = Adaptive(4)
+    unknown.extra = object()  # type: ignore[attr-defined]
+    with pytest.raises(BadInput, match="measure without a cache"):
+        asked(unknown)
 
 
 VICTIM = """

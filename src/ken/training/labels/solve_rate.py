@@ -11,13 +11,14 @@ import asyncio
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 
 from ken.agents import Direct
 from ken.agents.strategy import Strategy
 from ken.core import BadInput, DataError, ModelError, Observation, Question, Sampling, Trajectory
 from ken.core.files import write_whole
+from ken.core.frozen import Frozen
 from ken.metrics.decision import Matcher, solve_rate
 from ken.metrics.text import substring_match
 from ken.models import Model
@@ -211,12 +212,11 @@ def _check(questions: Sequence[Question], samples: int, sampling: Sampling) -> N
 
 
 async def _setting(model: Model, strategy: Strategy, sampling: Sampling, sources: Sources) -> dict[str, object]:
-    """All that decides what is sampled for a question."""
-    options = sorted((name, repr(value)) for name, value in vars(strategy).items())
+    """All that decides what is sampled for a question, the prompts of this version of Ken excepted."""
     setting: dict[str, object] = {
         "model": await asyncio.to_thread(fingerprint, model),
         "spec": model.spec,
-        "strategy": [strategy.name, *map(list, options)],
+        "strategy": _described(strategy),
         "sampling": sampling.model_dump(mode="json"),
     }
     if sources.search is not None and strategy.needs_search:
@@ -224,6 +224,28 @@ async def _setting(model: Model, strategy: Strategy, sampling: Sampling, sources
     if str(setting["model"]).startswith("weights:"):
         del setting["spec"]  # the same weights in another folder are the same model
     return setting
+
+
+def _described(value: object) -> object:
+    """A strategy and its options as JSON that is equal for equal ones, in this process and in any other."""
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, Frozen):
+        return value.model_dump(mode="json")
+    if isinstance(value, Strategy):
+        kind = type(value)
+        options = {name: _described(option) for name, option in vars(value).items()}
+        return {"class": f"{kind.__module__}.{kind.__qualname__}", "name": value.name, **options}
+    if isinstance(value, Mapping):
+        return {str(key): _described(entry) for key, entry in value.items()}
+    if isinstance(value, Sequence):
+        return [_described(entry) for entry in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _described(getattr(value, field.name)) for field in fields(value)}
+    raise BadInput(
+        f"the strategy has an option of type {type(value).__name__}, by which the cache cannot tell it from another; "
+        "measure without a cache"
+    )
 
 
 def _problem(trajectory: Trajectory) -> str | None:
