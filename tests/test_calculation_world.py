@@ -248,3 +248,65 @@ def test_a_build_touches_no_folder_that_holds_something_else(tmp_path: Path) -> 
     config = smoke_config()
     with pytest.raises(BadInput, match="choose another"):
         build_checkpoint("calculation", config, recipe(config), tmp_path)
+
+
+# --- the gates ---
+
+
+class Oracle:
+    """Writes what a perfect base model would, given the tag it is to go on from; knows the exposed facts."""
+
+    def __init__(self, world: CalculationWorld) -> None:
+        self.known = {
+            f"What is the {relation} of {entity.name}?": (relation, entity.values[relation])
+            for entity in world.entities
+            if entity.exposed
+            for relation in RELATIONS
+        }
+
+    def __call__(self, prompt: str) -> str:
+        _, question, *rest = prompt.split("\n\n")
+        seen = " ".join(rest)
+        facts = dict(re.findall(r"(\w+ of \w+)=(\w+)", self._facts(seen)))
+        results = re.findall(r"<response>(\d+)</response>", seen)
+        asked = re.sub(r"the density of (\w+)", r"population of \1 // area of \1", question).replace("minus", "-")
+        asked = asked.removeprefix("What is ").removesuffix("?").replace("the ", "")
+        unread = [fact for fact in re.findall(r"\w+ of \w+", asked) if fact not in facts]
+        value = re.sub(r"\w+ of \w+", lambda match: facts.get(match[0], "1"), asked)
+        match prompt.rsplit("<", 1)[1]:
+            case "search>":
+                return f"{unread[0]} </search>"
+            case "code>":
+                return f"{value} </code>"
+            case "think>" if question in self.known and not facts:
+                relation, known = self.known[question]
+                return f"{relation} {known} </think> <answer> {known} </answer>"
+            case "think>":
+                return "noted </think> <answer> no idea </answer>"
+        if results:
+            return f"{results[-1]} </answer>"
+        return f"{evaluate(value) if re.search(r'[-+*/]', value) else value} </answer>"
+
+    @staticmethod
+    def _facts(seen: str) -> str:
+        told = re.findall(r"<response>(\w+): (.*?)\.</response>", seen)
+        return " ".join(f"{r} of {name}={v}" for name, facts in told for r, v in re.findall(r"(\w+) (\w+)", facts))
+
+
+def test_a_perfect_model_passes_the_gates_of_what_it_can_do(world: CalculationWorld) -> None:
+    import asyncio
+
+    from ken.models.scripted import ScriptedModel
+    from ken.training.calculation_gates import measure_gates
+
+    gates = asyncio.run(measure_gates(ScriptedModel(Oracle(world), control_tokens=True), world, most=20))
+    values = {gate.name: gate.value for gate in gates}
+    for name in (
+        "known facts, from memory",
+        "arithmetic on single digits, by heart",
+        "facts it was told to look up",
+        "arithmetic it was told to compute",
+        "hybrids, told when to look up and when to compute",
+    ):
+        assert values[name] == 1.0, name
+    assert values["unexposed facts, from memory"] == 0.0
