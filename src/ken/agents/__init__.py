@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ken.agents.adaptive import Adaptive
+from ken.agents.adaptive import Adaptive, Decide
 from ken.agents.direct import Direct
 from ken.agents.rag import Rag
 from ken.agents.search import SearchLoop
@@ -13,7 +13,7 @@ from ken.core import BadInput
 
 STRATEGIES: dict[str, Callable[[], Strategy]] = {s.name: s for s in (Direct, Rag, SearchLoop, Adaptive)}
 
-__all__ = ["STRATEGIES", "Adaptive", "Direct", "Rag", "SearchLoop", "Strategy", "load_strategy"]
+__all__ = ["STRATEGIES", "Adaptive", "Decide", "Direct", "Rag", "SearchLoop", "Strategy", "load_strategy"]
 
 
 def load_strategy(name: str) -> Strategy:

@@ -33,6 +33,15 @@ class Adaptive(Strategy):
         await (self.inside if decision.knows else self.outside).solve(attempt)
 
 
+class Decide(Strategy):
+    """Only the verdict, without acting on it: what the decision stage trains (card 01, Training stage 2)."""
+
+    name = "decide"
+
+    async def solve(self, attempt: Attempt) -> None:
+        await decide(attempt)
+
+
 async def decide(attempt: Attempt) -> Decision:
     """Ask for the verdict and record it."""
     attempt.begin(DECIDE, escape(attempt.question.text))
