@@ -86,17 +86,23 @@ class Rewrite(Strategy):
 
     A response that breaks the form gets a `Malformed` step, and still the answer that can be found in it. No stop
     string ends the turn: that nothing follows the rewrite is part of what is learnt. search: also search with the
-    rewrite (with the query itself where there is no rewrite).
+    rewrite (with the query itself where there is no rewrite). shots: demonstrations, turns and the responses to them,
+    that stand before the turn.
     """
 
     name = "rewrite"
 
-    def __init__(self, *, search: bool = False) -> None:
-        self.search = search
+    def __init__(self, *, search: bool = False, shots: Sequence[tuple[ConversationTurn, str]] = ()) -> None:
+        self.search, self.shots = search, tuple(shots)
+
+    def prompt(self, question: Question) -> str:
+        """What the policy reads besides the instruction."""
+        shown = [f"{render_history(turn.history, turn.query)}\n{response}" for turn, response in self.shots]
+        return "\n\n".join([*shown, render_history(history_of(question), question.text)])
 
     async def solve(self, attempt: Attempt) -> None:
         question = attempt.question
-        attempt.begin(REWRITE, render_history(history_of(question), question.text))
+        attempt.begin(REWRITE, self.prompt(question))
         text = (await attempt.generate(stop=())).text
         if thinking := find_thinking(text):
             attempt.steps.append(Thought(text=thinking))
