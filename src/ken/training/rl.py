@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
 from typing import Any
@@ -131,9 +131,10 @@ class RolloutTrainer(GRPOTrainer):
         everything: list[tuple[Group, Sequence[Score]]] = []
         wanted = 0
         for refill in range(self.config.max_refills + 1 if self.config.dynamic_sampling else 1):
-            units = self.tasks.draw(step, self.config.units, refill=refill)[rank * share : (rank + 1) * share]
-            wanted = wanted or sum(map(len, units))
-            groups = self._roll_out(units, step, refill)
+            drawn = self.tasks.draw(step, self.config.units, refill=refill)
+            mine = range(rank * share, (rank + 1) * share)
+            wanted = wanted or sum(len(drawn[i]) for i in mine)
+            groups = self._roll_out({i: drawn[i] for i in mine}, step, refill)
             scored = list(zip(groups, self._scored(groups), strict=True))
             everything += scored
             mixed = [self._mixed(group, scores) for group, scores in scored]
@@ -147,12 +148,19 @@ class RolloutTrainer(GRPOTrainer):
             kept = (kept + dropped)[:wanted]
         return [group for group, _ in kept], [scores for _, scores in kept]
 
-    def _roll_out(self, units: Sequence[Unit], step: int, refill: int) -> list[Group]:
-        tasks = [task for unit in units for task in unit]
-        seed = derive_seed("rollouts", self.config.seed, step, refill)
+    def _roll_out(self, units: Mapping[int, Unit], step: int, refill: int) -> list[Group]:
+        """Roll out units by their place in the draw of all processes. What is drawn depends on that place, so that a
+        question that comes twice is not answered alike, and on nothing else of the batch."""
+        tasks = [task for unit in units.values() for task in unit]
+        seeds = [
+            derive_seed("rollouts", self.config.seed, step, refill, place, i)
+            for place, unit in units.items()
+            for i in range(len(unit))
+        ]
 
         async def everything() -> list[list[Trajectory]]:
-            return await asyncio.gather(*(asyncio.gather(*self._attempts(task, seed)) for task in tasks))
+            groups = (asyncio.gather(*self._attempts(task, seed)) for task, seed in zip(tasks, seeds, strict=True))
+            return await asyncio.gather(*groups)
 
         training = self.policy.model.training
         self.policy.model.eval()
@@ -383,6 +391,7 @@ def trl_arguments(config: RLConfig, out: str, *, cpu: bool, processes: int = 1) 
         max_completion_length=config.sampling.max_tokens,
         temperature=config.sampling.temperature,
         beta=0.0,
+        use_bias_correction_kl=False,  # k3 as in the papers' code; TRL's correction gives it another gradient
         loss_type=config.loss,
         epsilon=config.clip_low,
         epsilon_high=config.clip_high,
