@@ -6,22 +6,27 @@ import asyncio
 import logging
 from collections import Counter
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
-from ken.agents.stepwise import DOCUMENTS, QUERY, StepTurn, Stepwise, parse_step, write_step
+from ken.agents.stepwise import DOCUMENTS, QUERY, STEPS, Stepwise, StepTurn, parse_step, write_step
 from ken.core import BadInput, ModelError, Question, Sampling, Search
 from ken.lab.multihop import MultiHopConfig, MultiHopWorld, documents, questions
 from ken.models import Message
+from ken.models.local import LocalModel
 from ken.models.scripted import ScriptedModel
 from ken.sources import Sources
 from ken.sources.search.ngrams import NgramRetriever
 from ken.training.judges import RuleJudge
+from ken.training.lab_checkpoint import small_llama
+from ken.training.multihop_base import build_tokenizer
 from ken.training.multihop_teacher import MultiHopTeacher, TeacherConfig
 from ken.training.trajectory_sampling import (
     Sampled,
     SamplerConfig,
     TrajectorySampler,
+    pupil_example,
     statistics,
     step_rows,
 )
@@ -180,3 +185,35 @@ def test_there_is_one_row_per_step_and_each_continues_the_last(world: MultiHopWo
     assert rows[0].output.endswith(DOCUMENTS)
     assert QUERY not in rows[-1].output
     assert rows[-1].output.rstrip().endswith(str(trajectory.answer))
+
+
+def test_a_pupil_learns_what_the_teacher_wrote_and_nothing_else(world: MultiHopWorld, tmp_path: Path) -> None:
+    tokenizer = build_tokenizer(world)
+    sizes = {
+        "hidden_size": 32,
+        "layers": 1,
+        "heads": 2,
+        "intermediate_size": 32,
+        "context": 640,
+        "init": 0.02,
+        "seed": 0,
+    }
+    model = small_llama(tokenizer, **sizes)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    pupil = LocalModel(tmp_path, device="cpu", control_tokens=True)
+    trajectories = [s.success for s in taught(world, TeacherConfig()) if s.success is not None][:50]
+    for t in trajectories:
+        example = pupil_example(pupil, t, STEPS, Stepwise.prompt(t.question))
+        assert tokenizer.unk_token_id not in example.ids
+        learnt = tokenizer.decode([i for i, own in zip(example.ids, example.learn, strict=True) if own])
+        written = " ".join(s.text for s in t.segments if s.role == "policy")
+        words = tokenizer.decode(tokenizer.encode(written, add_special_tokens=False)).split()
+        assert learnt.split() == [*words, "<eos>"]
+        assert tokenizer.decode(example.ids).startswith(f"<bos> {STEPS.token} The question: ")
+        # The pupil, replaying the teacher's words, sees the very ids that it has learnt from.
+        conversation = [Message("system", STEPS), Message("user", Stepwise.prompt(t.question))]
+        for segment in t.segments[1:]:
+            role = "policy" if segment.role == "policy" else "observation"
+            conversation.append(Message(role, segment.text))
+        assert (*pupil.render(conversation)[1], tokenizer.eos_token_id) == example.ids

@@ -25,7 +25,7 @@ from ken.agents.attempt import Attempt
 from ken.agents.confidence import span_probability
 from ken.agents.protocol import escape
 from ken.agents.strategy import Strategy
-from ken.core import Answer, BadInput, Malformed, Passage, Search, Thought
+from ken.core import Answer, BadInput, Malformed, Passage, Question, Search, Thought
 from ken.models import Generation
 from ken.models.conversation import Instruction
 from ken.sources import Retriever, Sources
@@ -183,6 +183,11 @@ class Stepwise(Strategy):
         self.max_steps, self.retries, self.max_passages = max_steps, retries, max_passages
         self.document_characters, self.temperatures = document_characters, tuple(temperatures)
 
+    @staticmethod
+    def prompt(question: Question) -> str:
+        """The user's text, which follows the instruction `STEPS`."""
+        return f"{QUESTION} {escape(question.text)}"
+
     async def solve(self, attempt: Attempt) -> None:
         if self.temperatures and attempt.sample is not None:
             temperature = self.temperatures[attempt.sample % len(self.temperatures)]
@@ -190,7 +195,7 @@ class Stepwise(Strategy):
         if attempt.sources.search is not None:
             unseen = Unseen(attempt.sources.search, self.max_passages)
             attempt.sources = Sources(search=unseen, top_k=attempt.sources.top_k)
-        attempt.begin(STEPS, f"{QUESTION} {escape(attempt.question.text)}")
+        attempt.begin(STEPS, self.prompt(attempt.question))
         for number in range(1, self.max_steps + 1):
             turn, generation = await self._step(attempt, number)
             if isinstance(turn, Malformed):

@@ -17,9 +17,11 @@ from ken.agents.strategy import Strategy
 from ken.core import BadInput, Question, Sampling, Trajectory
 from ken.core.frozen import Frozen
 from ken.core.seeding import derive_seed
-from ken.models import Model
+from ken.models import Instruction, Message, Model
+from ken.models.local import LocalModel
 from ken.sources import Sources
 from ken.training.judges import Judge
+from ken.training.pretraining import Example
 
 logger = logging.getLogger(__name__)
 
@@ -183,3 +185,24 @@ def step_rows(trajectory: Trajectory) -> list[StepRow]:
             rows.append(StepRow(before, segment.text))
         before += segment.text
     return rows
+
+
+def pupil_example(pupil: LocalModel, trajectory: Trajectory, instruction: Instruction, prompt: str) -> Example:
+    """A teacher's attempt as its pupil would have seen and written it, to be learnt where the teacher wrote.
+
+    The teacher's own prompt is replaced by `instruction` and `prompt`, rendered for the pupil; its last words are
+    followed by the pupil's end of sequence. Raises `BadInput` for an attempt in which the teacher wrote nothing.
+    """
+    segments = list(trajectory.segments[1:])
+    while segments and segments[-1].role != "policy":
+        segments.pop()
+    if not segments:
+        raise BadInput(f"the attempt at question {trajectory.question.id!r} holds nothing to learn")
+    conversation = [Message("system", instruction), Message("user", prompt)]
+    _, ids = pupil.render(conversation)
+    learn = [False] * len(ids)
+    for segment in segments:
+        conversation.append(Message("policy" if segment.role == "policy" else "observation", segment.text))
+        _, ids = pupil.render(conversation)  # every message is encoded on its own, so what came before stays
+        learn += [segment.role == "policy"] * (len(ids) - len(learn))
+    return Example((*ids, pupil.tokenizer.eos_token_id), (*learn, True))
