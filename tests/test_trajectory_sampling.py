@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ken.agents.stepwise import DOCUMENTS, QUERY, STEPS, Stepwise, StepTurn, parse_step, write_step
+from ken.agents.stepwise import DOCUMENTS, QUERY, STEPS, StepTurn, Stepwise, parse_step, write_step
 from ken.core import BadInput, ModelError, Question, Sampling, Search
 from ken.lab.multihop import MultiHopConfig, MultiHopWorld, documents, questions
 from ken.models import Message
