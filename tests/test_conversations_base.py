@@ -15,18 +15,18 @@ from hypothesis import strategies as st
 from ken.agents.rewrite import REWRITE, Rewrite, parse_rewrite, render_history
 from ken.core import Answer, BadInput, Sampling
 from ken.core.conversation import ConversationTurn
-from ken.lab.conversations import VOCABULARY, ConversationWorld, ConversationWorldConfig
+from ken.lab.conversations import VOCABULARY, ConversationWorld
 from ken.models import Message
 from ken.models.local import LocalModel
 from ken.sources import Sources
 from ken.sources.search.ranks import RankService
 from ken.training.conversations_base import (
     MAX_TOKENS,
-    ConversationsBaseConfig,
     build_tokenizer,
     built,
     habit,
     pretraining_stages,
+    smoke_config,
     weak_rewrite,
     world_index,
 )
@@ -34,17 +34,7 @@ from ken.training.lab_checkpoint import read_checkpoint
 from ken.training.sft import SFTConfig, sft
 from ken.training.warm_up import WarmUp, self_driven_warm_up
 
-SMALL = ConversationsBaseConfig(
-    world=ConversationWorldConfig(entities=20, distractors=100, train_turns=80, test_turns=30),
-    hidden_size=48,
-    layers=2,
-    heads=2,
-    intermediate_size=96,
-    habits=4000,
-    lr=1e-2,
-    warmup=10,
-    optimizer="muon",
-)
+SMALL = smoke_config()
 SAMPLING = Sampling(temperature=1.0, max_tokens=MAX_TOKENS)
 
 
@@ -57,8 +47,8 @@ def world() -> ConversationWorld:
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        folder = built(SMALL, gated=False)
-        assert built(SMALL, gated=False) == folder, "the second time it comes from the cache"
+        folder = built(SMALL)
+        assert built(SMALL) == folder, "the second time it comes from the cache"
     return folder
 
 

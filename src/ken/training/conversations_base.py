@@ -26,7 +26,8 @@ from ken.core import Sampling
 from ken.core.frozen import Frozen
 from ken.core.seeding import derive_seed
 from ken.lab.conversations import RELATIONS, VOCABULARY, ConversationWorld, ConversationWorldConfig, Spoken
-from ken.models import Model
+from ken.models import Message, Model
+from ken.models.local import LocalModel
 from ken.sources import Sources
 from ken.sources.search.index import Index
 from ken.sources.search.ranks import RankService
@@ -48,7 +49,7 @@ MAX_TOKENS = 24  # of a rollout: thought and rewrite of at most 6 and 10 tokens,
 
 class ConversationsBaseConfig(Frozen):
     """World, architecture, and number of examples of the habit. fits: probability that an added word is of the query's
-    own relation, beyond chance. readings: how often every passage is read.
+    own relation, beyond chance. readings: how often every passage is read. gated: must be what the card asks for.
     """
 
     world: ConversationWorldConfig = ConversationWorldConfig()
@@ -66,18 +67,14 @@ class ConversationsBaseConfig(Frozen):
     lr: float = 3e-3
     weight_decay: float = 0.01
     init: float = 0.06
-    optimizer: Literal["adamw", "muon"] = "adamw"
+    optimizer: Literal["adamw", "muon"] = "muon"
+    gated: bool = True
     seed: int = 0
 
 
-def built(
-    config: ConversationsBaseConfig | None = None,
-    *,
-    on_step: OnStep = lambda step, steps, loss: None,
-    gated: bool = True,
-) -> Path:
-    """The folder of the base model: from the cache, or built now, in minutes on two cores. gated: raise `TrainingError`
-    for one that is not what the card asks for."""
+def built(config: ConversationsBaseConfig | None = None, *, on_step: OnStep = lambda step, steps, loss: None) -> Path:
+    """The folder of the base model: from the cache, or built now, in minutes on two cores. Raises `TrainingError` for
+    one that is not what the card asks for, unless the config says that it need not be."""
     settings = config or ConversationsBaseConfig()
 
     def recipe() -> Recipe:
@@ -101,7 +98,22 @@ def built(
             measure=lambda model: measure_gates(model, world),
         )
 
-    return cached_checkpoint(NAME, settings, recipe, on_step=on_step, gated=gated)
+    return cached_checkpoint(NAME, settings, recipe, on_step=on_step, gated=settings.gated)
+
+
+def smoke_config() -> ConversationsBaseConfig:
+    """A world and a model that are built in seconds, to run everything once; the model is not fit for experiments."""
+    return ConversationsBaseConfig(
+        world=ConversationWorldConfig(entities=20, distractors=100, train_turns=80, test_turns=30),
+        hidden_size=48,
+        layers=2,
+        heads=2,
+        intermediate_size=96,
+        habits=4000,
+        lr=1e-2,
+        warmup=10,
+        gated=False,
+    )
 
 
 def build_tokenizer(world: ConversationWorld) -> Any:
@@ -188,6 +200,16 @@ async def measure_gates(model: Model, world: ConversationWorld, *, turns: int = 
         Gate("median rank of the gold passage", float(np.median(ranks)), 20.0, 60.0),
         Gate("gold passage among the first 100", float(np.mean([bool(rank) for rank in found])), 0.0, 1.0, False),
     ]
+
+
+def demonstration(policy: LocalModel, spoken: Spoken) -> Example:
+    """A human rewrite of a turn, as an example for supervised fine-tuning of the base model: think of whom is meant,
+    then write what the person wrote."""
+    turn = spoken.turn
+    _, prompt = policy.render([Message("system", REWRITE), Message("user", render_history(turn.history, turn.query))])
+    response = f"<think> {spoken.entity}</think>{LINE}<rewrite> {turn.rewrite}</rewrite> {EOS}"
+    written = policy.tokenizer.backend_tokenizer.encode(response, add_special_tokens=False).ids
+    return Example((*prompt, *written), (False,) * len(prompt) + (True,) * len(written))
 
 
 def world_index(world: ConversationWorld, folder: Path) -> Index:
