@@ -55,6 +55,11 @@ def policy(pieces: list[tuple[str, bool]]) -> str:
     return " ".join(text for text, learnt in pieces if learnt)
 
 
+def document_of(entity: str, information: str) -> str:
+    (told,) = [line for line in information.splitlines() if f"(Title: {entity})" in line]
+    return told
+
+
 def test_the_plain_variant_is_the_model_that_ships_under_the_name_it_had() -> None:
     assert variant_config("plain") == FactWorldBaseConfig()
     assert cache_folder(FactWorldBaseConfig()).name == "factworld-5239fcce291b"
@@ -84,19 +89,19 @@ def test_traces_of_two_hops_search_at_random_and_follow_what_they_read(mentored:
         assert len(observed) == len(queries)
         if hops == 1:
             assert queries == [f"{relation} of {entity}"] * len(queries)
-            if observed and f" {relation} " in observed[-1].split("Doc 2")[0]:
-                assert f" {relation} {answer}" in observed[-1]
+            told = document_of(entity, observed[-1]) if observed else ""
+            assert f" {relation} {answer}" in told or f" {relation} " not in told
         elif len(queries) == 2:
             mentor = queries[1].removeprefix(f"{relation} of ")
             assert queries[0] == f"{MENTOR} of {entity}"
             assert f"{MENTOR} {mentor}." in observed[0]
             assert observed[1].startswith(f"<information>Doc 1(Title: {mentor})")
-            if f" {relation} " in observed[1].split("Doc 2")[0]:
-                assert f" {relation} {answer}" in observed[1]
+            told = document_of(mentor, observed[1])
+            assert f" {relation} {answer}" in told or f" {relation} " not in told
     assert len(counts[1]) == pytest.approx(2000, abs=150)
     shares = {hops: np.bincount(seen, minlength=3) / len(seen) for hops, seen in counts.items()}
-    assert shares[1] == pytest.approx([0.4, 0.51, 0.09], abs=0.04)
-    assert shares[2] == pytest.approx([0.4, 0.32, 0.28], abs=0.04)  # a document without the mentor ends the search
+    assert shares[1] == pytest.approx([0.3, 0.595, 0.105], abs=0.04)
+    assert shares[2] == pytest.approx([0.3, 0.305, 0.395], abs=0.04)  # a document without the mentor ends the search
 
 
 def test_asking_in_two_hops_is_learnt_about_any_entity_without_a_fact_or_a_habit(mentored: FactWorld) -> None:

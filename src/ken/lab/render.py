@@ -137,13 +137,16 @@ def reading_examples(
     questions: int = 1,
     first: float = 0.9,
     missing: float = 0.0,
+    anything: float = 0.0,
     seed: int = 0,
 ) -> Iterator[ReadingExample]:
     """Endless reading comprehension: every name is trained, no value is true, so the answer can only be read.
 
     passages, questions: documents and distinct questions per example (at most as many as relations). A question is
     about the first document with probability `first`, as a search engine would rank it. missing: probability that a
-    document lacks a fact. Raises `BadInput` for fewer entities than passages, or more questions than relations.
+    document lacks a fact. anything: probability that a value is any name of the world, of an entity too, so that
+    copying is learnt for all of them. Raises `BadInput` for fewer entities than passages, or more questions than
+    relations.
     """
     pool = tuple(entities)
     if not (1 <= passages <= len(pool) and 1 <= questions <= len(world.relations)):
@@ -152,7 +155,9 @@ def reading_examples(
             f"{len(world.relations)} relations; ask for at least one of each and at most as many as there are"
         )
     rng = np.random.default_rng(derive_seed("factworld reading", world.config.seed, seed))
-    return _reading_examples(world, pool, rng, passages=passages, questions=questions, first=first, missing=missing)
+    return _reading_examples(
+        world, pool, rng, passages=passages, questions=questions, first=first, missing=missing, anything=anything
+    )
 
 
 def _reading_examples(
@@ -164,11 +169,12 @@ def _reading_examples(
     questions: int,
     first: float,
     missing: float,
+    anything: float,
 ) -> Iterator[ReadingExample]:
     relations = len(world.relations)
     while True:
         picked = [pool[int(index)] for index in rng.choice(len(pool), size=passages, replace=False)]
-        told = [_random_facts(world, entity, rng, missing) for entity in picked]
+        told = [_random_facts(world, entity, rng, missing, anything) for entity in picked]
         facts = [fact for group in told for fact in group]
         elsewhere = (rng.random(questions) >= first) & (passages > 1)
         about = [int(rng.integers(1, passages)) if other else 0 for other in elsewhere]
@@ -247,11 +253,15 @@ def _two_hop_readings(
         )
 
 
-def _random_facts(world: FactWorld, entity: str, rng: np.random.Generator, missing: float) -> list[Fact]:
+def _random_facts(
+    world: FactWorld, entity: str, rng: np.random.Generator, missing: float, anything: float = 0.0
+) -> list[Fact]:
     """An entity with a random value for every relation, each lacking from its document with probability `missing`."""
     facts = []
     for relation in world.relations:
         values = world.values[relation]
+        if anything and rng.random() < anything:
+            values = (*world.entities, *world.demo_entities, *(v for known in world.values.values() for v in known))
         value = values[int(rng.integers(len(values)))]
         facts.append(Fact(entity, relation, value, False, 0, bool(rng.random() < missing), "train"))
     return facts

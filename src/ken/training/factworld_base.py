@@ -233,10 +233,17 @@ def closed_book(world: FactWorld) -> Iterator[list[Piece]]:
 
 def reading(config: FactWorldBaseConfig, world: FactWorld, rng: np.random.Generator) -> Iterator[list[Piece]]:
     """Reading comprehension on one or more documents with random values. Several questions share the documents: the
-    more there is to copy, the sooner copying is learnt."""
+    more there is to copy, the sooner copying is learnt. Where values can be entities, half of them are any name."""
     entities = (*world.entities, *world.demo_entities, *world.distractors)
     by_length = [
-        reading_examples(world, entities, passages=n, questions=config.questions, seed=config.seed + n)
+        reading_examples(
+            world,
+            entities,
+            passages=n,
+            questions=config.questions,
+            anything=0.5 if world.config.mentor else 0.0,
+            seed=config.seed + n,
+        )
         for n in range(1, len(config.lengths) + 1)
     ]
     for length in rng.choice(len(by_length), size=config.reading, p=config.lengths):
@@ -342,7 +349,7 @@ def task_prompt(kind: str, examples: Sequence[str] = ()) -> str:
 
 # How often a trace about hops searches at all, and goes on searching after what it read. It is random, so that how much
 # to search is left to be learnt; a second search is rarer where the first has told all.
-_SEARCHES, _GOES_ON, _REPEATS = 0.6, 0.5, 0.15
+_SEARCHES, _GOES_ON, _REPEATS = 0.7, 0.6, 0.15
 
 
 def _searching_in_hops(

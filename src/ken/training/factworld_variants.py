@@ -12,11 +12,13 @@ from typing import Any
 from ken.lab.factworld import variant_world
 from ken.training.factworld_base import FactWorldBaseConfig
 
-# With Muon, copying and asking are learnt from less, so the variants see fewer examples of them than the plain model.
+# With Muon, copying, asking and facts are learnt from less, so the variants see fewer examples of the former than the
+# plain model and facts half as often: 4 to 40 times they would all be known.
+_EXPOSURES = {"min_exposures": 2, "max_exposures": 20}
 _MUON: dict[str, Any] = {"optimizer": "muon", "reading": 6_000, "reading_first": 3_200, "lengths": (0.8, 0.2)}
 _EXAMPLES: dict[str, dict[str, Any]] = {
     "plain": {},
-    "two-hop": {**_MUON, "searching": 9_000, "querying": 5_000, "deciding": 3_000},
+    "two-hop": {**_MUON, "questions": 5, "searching": 9_000, "querying": 5_000, "deciding": 3_000},
     "ood": {**_MUON, "searching": 6_000, "querying": 5_000, "deciding": 4_000},
     "introspection": {
         **_MUON,
@@ -33,7 +35,8 @@ def variant_config(name: str, *, seed: int = 0) -> FactWorldBaseConfig:
     """The base model called `name`, one of `ken.lab.factworld.VARIANTS`; `seed`: of its world, initial weights and
     order of examples. Raises `BadInput` for another name.
     """
-    return FactWorldBaseConfig(world=variant_world(name, seed=seed), seed=seed, **_EXAMPLES[name])
+    world = variant_world(name, seed=seed, **({} if name == "plain" else _EXPOSURES))
+    return FactWorldBaseConfig(world=world, seed=seed, **_EXAMPLES[name])
 
 
 def smoke_config(name: str, *, seed: int = 0) -> FactWorldBaseConfig:
