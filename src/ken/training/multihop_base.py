@@ -77,6 +77,14 @@ class MultiHopBaseConfig(Frozen):
     seed: int = 0
 
 
+def smoke_config(*, seed: int = 0) -> MultiHopBaseConfig:
+    """The same kind of base model in a small world, built in seconds. It speaks the formats and reads badly, and its
+    gates do not count: for trying code, not for claims."""
+    world = MultiHopConfig(entities=60, train=60, test=30, held_out=0.4, seed=seed)
+    sizes: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "layers": 2, "heads": 2}
+    return MultiHopBaseConfig(world=world, seed=seed, copying=600, reading=300, closed=30, gated=False, **sizes)
+
+
 def built(config: MultiHopBaseConfig, *, on_step: OnStep = lambda step, steps, loss: None) -> Path:
     """The folder of the base model with this config: from the cache, or built now (minutes on two cores).
 
