@@ -314,8 +314,8 @@ paper = Paper(
     summary=(
         "A policy thinks about what a query of a conversation refers to and writes one rewrite; a frozen search engine "
         "ranks with it, and the rank of the gold passage is all it learns from: first by fine-tuning on its own "
-        "rewrites that ranked first, then by GRPO on a reward that is piecewise linear in the rank. Here the model is a "
-        "weak rewriter of a generated world whose passages mostly do not use the questions' words, and BM25 has "
+        "rewrites that ranked first, then by GRPO on a reward that is piecewise linear in the rank. Here the model is "
+        "a weak rewriter of a generated world whose passages mostly do not use the questions' words, and BM25 has "
         "tantivy's constants; the paper's are 3B models, TopiOCQA and QReCC, ANCE and BM25. Rewrites are measured "
         "greedily."
     ),
