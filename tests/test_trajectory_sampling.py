@@ -75,16 +75,20 @@ def test_a_malformed_step_is_written_again_before_the_chain_is_dropped() -> None
     assert sampled.outcomes == ("malformed", "right")
 
 
-def test_later_attempts_may_use_another_strategy() -> None:
-    used: list[int] = []
+def test_later_attempts_may_go_another_way() -> None:
+    used: list[tuple[str, int]] = []
 
     def strategy(attempt: int) -> Stepwise:
-        used.append(attempt)
+        used.append(("strategy", attempt))
         return Stepwise()
 
-    sampler = TrajectorySampler(says("Rome", "Bonn"), Sources(), RuleJudge(), strategy)
+    def sources(attempt: int) -> Sources:
+        used.append(("sources", attempt))
+        return Sources()
+
+    sampler = TrajectorySampler(says("Rome", "Bonn"), sources, RuleJudge(), strategy)
     asyncio.run(sampler.sample([BONN]))
-    assert used == [0, 1]
+    assert sorted(used) == [("sources", 0), ("sources", 1), ("strategy", 0), ("strategy", 1)]
 
 
 def test_questions_without_golds_are_skipped_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:

@@ -73,20 +73,22 @@ class DataSetStatistics:
 class TrajectorySampler:
     """Lets `teacher` attempt questions with a strategy until `judge` finds an answer right.
 
-    strategy: for attempt 0, 1, …, so that later attempts can search in another way (the paper's split queries).
+    strategy, sources: the same for all attempts, or made for attempt 0, 1, …, so that later ones can go another way (in
+    the paper they split their queries: `SubQueries`).
     """
 
     def __init__(
         self,
         teacher: Model,
-        sources: Sources,
+        sources: Sources | Callable[[int], Sources],
         judge: Judge,
         strategy: Strategy | Callable[[int], Strategy],
         config: SamplerConfig | None = None,
     ) -> None:
-        self.teacher, self.sources, self.judge = teacher, sources, judge
+        self.teacher, self.judge = teacher, judge
         self.config = config or SamplerConfig()
         self._strategy = (lambda attempt: strategy) if isinstance(strategy, Strategy) else strategy
+        self._sources = (lambda attempt: sources) if isinstance(sources, Sources) else sources
 
     async def sample(
         self, questions: Iterable[Question], *, on_done: Callable[[Sampled], None] = lambda sampled: None
@@ -124,7 +126,7 @@ class TrajectorySampler:
                 seed=derive_seed("teacher attempt", self.config.seed, attempt),
             )
             trajectory = await self._strategy(attempt).run(
-                question, self.teacher, self.sources, sampling=sampling, sample=attempt
+                question, self.teacher, self._sources(attempt), sampling=sampling, sample=attempt
             )
             outcome = await self._outcome(trajectory)
             outcomes.append(outcome)
