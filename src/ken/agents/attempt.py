@@ -59,10 +59,14 @@ class Attempt:
         self._messages = [Message("system", instruction), Message("user", text)]
         self._ids, self._pending = [], []
 
-    async def generate(self, *, stop: tuple[str, ...]) -> Generation:
-        """Let the model write until one of `stop`, and record what it wrote. Raises `ModelError`."""
+    async def generate(self, *, stop: tuple[str, ...], temperature: float | None = None) -> Generation:
+        """Let the model write until one of `stop`, and record what it wrote; `temperature` instead of the attempt's own.
+        Raises `ModelError`.
+        """
         seed = derive_seed(self.sampling.seed, self.question.id, self.strategy, self.sample, self._usage.model_calls)
         sampling = self.sampling.but(stop=stop, seed=seed)
+        if temperature is not None:
+            sampling = sampling.but(temperature=temperature)
         (generation,) = await self.model.generate(self._messages, sampling=sampling)
         generation = _encodable(generation)
         self._usage += generation.usage
