@@ -92,7 +92,7 @@ def test_a_failing_arm_ends_with_status_1_and_one_sentence(fake):
 def test_a_smoke_run_that_fails_shows_where(fake):
     done = fake.run("reproduce", SLUG, "--smoke", FAKE_FAIL="method:0")
     assert done.returncode == 1
-    assert "54_introspective_growth.py" in done.stderr
+    assert "fake_paper.py" in done.stderr
 
 
 @pytest.mark.parametrize(

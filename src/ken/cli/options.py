@@ -36,6 +36,12 @@ ControlTokens = Annotated[
 Temperature = Annotated[float, typer.Option(min=0.0, help="0 is greedy.")]
 MaxTokens = Annotated[int, typer.Option(min=1, help="Most new tokens per model call.")]
 Seed = Annotated[int, typer.Option(help="Of sampling.")]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT|local", help="Spread the work over a Ray cluster, or one on this machine; the same results."
+    ),
+]
 
 
 def sampling(temperature: float, max_tokens: int, seed: int) -> Sampling:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ken.cli import options
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -53,6 +55,7 @@ def reproduce(  # noqa: PLR0917 (typer reads the options from the signature)
         str | None, typer.Option(help="Only these, separated by commas; `all` for the optional ones too.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The folder for SLUG.json (default: results).")] = None,
+    ray: options.Ray = None,
     as_json: AsJson = False,
 ) -> None:
     """Run all arms of a paper on the same base and data, several seeds, and judge its claims.
@@ -78,6 +81,7 @@ def reproduce(  # noqa: PLR0917 (typer reads the options from the signature)
                 smoke=smoke,
                 arms=chosen,
                 out=out,
+                ray=ray,
                 on_progress=on_progress,
             )
         except KeyboardInterrupt:

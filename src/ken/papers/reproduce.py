@@ -3,24 +3,39 @@
 from __future__ import annotations
 
 import math
+import os
 import random
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ken.core import BadInput, KenError
 from ken.core.frozen import Frozen
+from ken.core.scatter import RETRIES, Lost, scatter
 from ken.core.seeding import derive_seed
 from ken.metrics.statistics import over_seeds
 from ken.papers.paper import Arm, Paper
-from ken.papers.results import RESULTS, ArmResult, Results, Run, Runs, code_digest, machine, versions, write_results
+from ken.papers.results import (
+    RESULTS,
+    ArmResult,
+    Results,
+    Run,
+    Runs,
+    canonical,
+    code_digest,
+    machine,
+    versions,
+    write_results,
+)
 from ken.papers.verdict import judge
 
 ALL = "all"
+THREADS = 2  # the small models of the lab gain nothing from more
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +57,7 @@ def reproduce(
     smoke: bool = False,
     arms: Sequence[str] | None = None,
     out: Path | None = None,
+    ray: str | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Results:
     """Run `arms` on the seeds seed_base … seed_base + seeds − 1, judge the claims, and write both down.
@@ -49,7 +65,10 @@ def reproduce(
     smoke: the paper's tiny settings, and no verdicts. arms: names, or "all" for the optional ones too; default: all
     that are not optional. out: the folder for SLUG.json. By default it is `results`, where other seeds than 0, 1, …
     and a choice of arms get names of their own (see `results_path`), and for a smoke run none: nothing is written.
+    ray: address of a Ray cluster, or "local": arms × seeds become its tasks (see `ken.core.scatter`), and measure the
+    same.
 
+    Torch uses `THREADS` threads, or as many as OMP_NUM_THREADS says, since sums depend on how they are split.
     An interrupted reproduction goes on with the arms that are left, when called again; a KeyboardInterrupt loses the
     arm under way. An arm that fails is reported in the results, the others go on, and the next call tries it again.
     Raises `BadInput` before anything is run when the arguments cannot work.
@@ -66,14 +85,15 @@ def reproduce(
     left = [(seed, arm) for seed in numbers for arm in chosen if found[seed, arm.name] is None]
     done = len(found) - len(left)
     on_progress(Progress(done, len(found)))
-    for event in _make(paper, config, left):
-        if isinstance(event, str):
-            on_progress(Progress(done, len(found), now=event))
-            continue
-        runs.keep(event)
-        found[event.seed, event.arm] = event
-        done += 1
-        on_progress(Progress(done, len(found), ended=event))
+    with closing(_make(paper, config, left, ray)) as events:
+        for event in events:
+            if isinstance(event, str):
+                on_progress(Progress(done, len(found), now=event))
+                continue
+            runs.keep(event)
+            found[event.seed, event.arm] = event
+            done += 1
+            on_progress(Progress(done, len(found), ended=event))
 
     made = [run for run in found.values() if run is not None]
     results = summarise(paper, config, numbers, chosen, made, verdicts=not smoke)
@@ -114,20 +134,56 @@ def results_path(
     return RESULTS / ".".join([paper.slug, *marks, "json"])
 
 
-def _make(paper: Paper[Any, Any], config: Frozen, left: Sequence[tuple[int, Arm[Any]]]) -> Iterator[Run | str]:
-    """The runs that are left, one after the other, each announced by what is under way."""
+def _make(
+    paper: Paper[Any, Any], config: Frozen, left: Sequence[tuple[int, Arm[Any]]], ray: str | None
+) -> Generator[Run | str, None, None]:
+    """The runs that are left, as they end, and between them what is under way."""
+    threads = int(os.environ.get("OMP_NUM_THREADS", THREADS))
+    if ray is not None and left:
+        yield f"{len(left)} arms on the cluster"
+        light = replace(paper, claims=())  # whose functions need not travel
+        tasks = [_Task(light, config, seed, arm, threads) for seed, arm in left]
+        for ended in scatter(_run_task, tasks, address=ray, cores=threads):
+            yield _lost(ended) if isinstance(ended, Lost) else ended
+        return
     for seed in dict.fromkeys(seed for seed, _ in left):
-        bench = SeedBench(paper, config, seed)  # and the last seed's is let go
+        bench = SeedBench(paper, config, seed, threads)  # and the last seed's is let go
         for arm in (arm for s, arm in left if s == seed):
             yield f"{arm.name}, seed {seed}"
             yield bench.run(arm)
 
 
+@dataclass(frozen=True, slots=True)
+class _Task:
+    paper: Paper[Any, Any]
+    config: Frozen
+    seed: int
+    arm: Arm[Any]
+    threads: int
+
+
+def _run_task(task: _Task) -> Run:
+    """In a worker of the cluster, which keeps the bench for the next arm of the same seed."""
+    key = (task.paper.slug, canonical(task.config), task.seed)
+    if key not in _BENCHES:
+        _BENCHES.clear()
+        _BENCHES[key] = SeedBench(task.paper, task.config, task.seed, task.threads)
+    return _BENCHES[key].run(task.arm)
+
+
+_BENCHES: dict[tuple[str, str, int], SeedBench] = {}
+
+
+def _lost(lost: Lost[_Task]) -> Run:
+    error = f"its worker was lost {RETRIES + 1} times; look for the reason on its machine, often memory"
+    return Run(seed=lost.item.seed, arm=lost.item.arm.name, error=error, traceback=lost.reason, code=code_digest())
+
+
 class SeedBench:
     """The bench of one seed, prepared when the first arm asks for it, and once."""
 
-    def __init__(self, paper: Paper[Any, Any], config: Frozen, seed: int) -> None:
-        self.paper, self.config, self.seed = paper, config, seed
+    def __init__(self, paper: Paper[Any, Any], config: Frozen, seed: int, threads: int = THREADS) -> None:
+        self.paper, self.config, self.seed, self.threads = paper, config, seed, threads
         self._bench: Any = None
         self._prepared = False
 
@@ -135,11 +191,13 @@ class SeedBench:
         """Run an arm. What it raises becomes the run's error, except a KeyboardInterrupt."""
         start = ready = time.perf_counter()
         try:
+            fix_threads(self.threads)
             if not self._prepared:
                 seed_generators(self.paper.slug, self.seed)
                 self._bench = self.paper.prepare(self.config, self.seed)
                 self._prepared = True
                 ready = time.perf_counter()
+            fix_threads(self.threads)  # again, should the bench have loaded torch
             seed_generators(self.paper.slug, self.seed, arm.name)
             metrics = {name: _number(arm, name, value) for name, value in arm.run(self._bench).items()}
             error, trace = None, ""
@@ -167,6 +225,13 @@ def seed_generators(*parts: object) -> None:
     np.random.seed(seed % 2**32)
     if (torch := sys.modules.get("torch")) is not None:
         torch.manual_seed(seed)
+
+
+def fix_threads(count: int) -> None:
+    """Let torch use `count` threads in this process, whether it is loaded already or not."""
+    os.environ["OMP_NUM_THREADS"] = str(count)
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.set_num_threads(count)
 
 
 def _number(arm: Arm[Any], name: str, value: Any) -> float | tuple[float, ...]:
