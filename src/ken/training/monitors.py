@@ -35,10 +35,8 @@ class Monitor:
 # Shares are of the rollouts (or groups) of one step. The thresholds are chosen to be far from any healthy run: an
 # untrained lab policy has an entropy above 0.1 nats a token, formats nearly always right, mixed decisions.
 DEFAULTS: tuple[Monitor, ...] = (
-    Monitor("entropy", "the policy has become deterministic, so that groups no longer differ", low=0.002),
-    Monitor(
-        "kl", "the policy has run away from the model it started from; raise kl or lower lr", high=10.0, patience=5
-    ),
+    Monitor("entropy", "the policy has become deterministic, so that groups no longer differ", low=0.01),
+    Monitor("kl", "the policy has run away from the model it started from; raise kl or lower lr", high=1.0, patience=5),
     Monitor("format", "most rollouts break the format, so that rewards say little else", low=0.3),
     Monitor("truncated", "most rollouts are cut at max_tokens: they grow without end", high=0.5),
     Monitor("reward_std", "all rollouts of a step earn the same: there is nothing left to learn", low=1e-6),
