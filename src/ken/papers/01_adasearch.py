@@ -12,11 +12,9 @@ from ken.agents import Adaptive, Decide, Direct, SearchLoop
 from ken.agents.strategy import Strategy
 from ken.core import Question
 from ken.metrics import decision_of, f1_aware
-from ken.models.local import LocalModel
 from ken.papers.catalogue import entry
 from ken.papers.factworld_bench import FactWorldBench, FactWorldSettings, curve, factworld_bench
 from ken.papers.paper import Arm, Arms, Claim, Metrics, Paper
-from ken.training.factworld_build import built
 from ken.training.factworld_variants import smoke_config
 from ken.training.labels.solve_rate import flip_rate
 from ken.training.rewards.awareness import OwnSolveRate, aware, decided
@@ -46,7 +44,7 @@ FULL = Settings()
 
 
 def prepare(settings: Settings, seed: int) -> FactWorldBench:
-    return factworld_bench(settings, seed, built(settings.base))
+    return factworld_bench(settings, seed)
 
 
 def settings_of(bench: FactWorldBench) -> Settings:
@@ -69,10 +67,17 @@ def base(bench: FactWorldBench) -> Metrics:
     sampled = bench.attempts(policy, Decide(), bench.asked, temperature=1.0)
     scores = f1_aware([decision_of(t) for t in sampled], known)
     share = metrics["known"]
-    return {**metrics, "f1_aware_greedy": metrics["f1_aware"], "f1_aware": scores.f1, "always_yes": 2 * share / (1 + share)}
+    return {
+        **metrics,
+        "f1_aware_greedy": metrics["f1_aware"],
+        "f1_aware": scores.f1,
+        "always_yes": 2 * share / (1 + share),
+    }
 
 
-def one_prompt(strategy: Callable[[FactWorldBench], Strategy], reward: Callable[[FactWorldBench], Reward]) -> Callable[[FactWorldBench], Metrics]:
+def one_prompt(
+    strategy: Callable[[FactWorldBench], Strategy], reward: Callable[[FactWorldBench], Reward]
+) -> Callable[[FactWorldBench], Metrics]:
     """An arm that trains one way of answering with one reward."""
 
     def run(bench: FactWorldBench) -> Metrics:
@@ -80,7 +85,11 @@ def one_prompt(strategy: Callable[[FactWorldBench], Strategy], reward: Callable[
         log = bench.train(
             policy, [Task(q, how) for q in bench.train_questions], reward(bench), steps=settings_of(bench).steps
         )
-        return {**bench.measure(policy, how), "reward_curve": curve(log, "reward"), "searches_curve": curve(log, "searches")}
+        return {
+            **bench.measure(policy, how),
+            "reward_curve": curve(log, "reward"),
+            "searches_curve": curve(log, "searches"),
+        }
 
     return run
 
@@ -133,8 +142,6 @@ def end_to_end(bench: FactWorldBench) -> Metrics:
     return {**bench.measure(policy, Adaptive(s.max_turns)), "decide_curve": curve(log, "reward/decide")}
 
 
-
-
 # --- claims
 # -------------------------------------------------------------------------------------------------------------------
 
@@ -166,11 +173,22 @@ ARMS = (
     Arm("adasearch", "solve, then decide: two stages", two_stages),
     Arm("adasearch-e2e", "solving and deciding in one run", end_to_end),
     *(
-        Arm(f"naive-{cost}", f"the answer less {cost} a search", searching(lambda bench, cost=cost: each(partial(search_penalty, cost=cost))), optional=True)  # type: ignore[misc]
-        for cost in PENALTIES if cost != 0.2
+        Arm(
+            f"naive-{cost}",
+            f"the answer less {cost} a search",
+            searching(lambda bench, cost=cost: each(partial(search_penalty, cost=cost))),
+            optional=True,
+        )  # type: ignore[misc]
+        for cost in PENALTIES
+        if cost != 0.2
     ),
     *(
-        Arm(f"adasearch-{tau}", f"labels from a solve rate of at least {tau}", partial(two_stages, threshold=tau), optional=True)
+        Arm(
+            f"adasearch-{tau}",
+            f"labels from a solve rate of at least {tau}",
+            partial(two_stages, threshold=tau),
+            optional=True,
+        )
         for tau in THRESHOLDS
     ),
 )
@@ -191,7 +209,7 @@ CLAIMS = (
         "hard",
         0.15,
         gap("f1_aware", "adasearch", "base"),
-        note="the base model's verdicts are sampled at T = 1, as in the card's gate; see the last claim for greedy ones",
+        note="the base model's verdicts are sampled at T = 1, as in the card's gate",
     ),
     Claim("AUROC of the stated verdict on held-out facts ≥ 0.75", "hard", 0.75, lambda arms: arms["adasearch"]["auc"]),
     Claim("F1_aware: AdaSearch above IKEA", "soft", 0.0, gap("f1_aware", "adasearch", "ikea")),
@@ -201,15 +219,19 @@ CLAIMS = (
         "F1_aware: AdaSearch above the search penalty's mean over λ",
         "soft",
         0.0,
-        lambda arms: arms["adasearch"]["f1_aware"]
-        - math.fsum(arms[n]["f1_aware"] for n in ("naive", "naive-0.05", "naive-0.5")) / 3,
+        lambda arms: (
+            arms["adasearch"]["f1_aware"]
+            - math.fsum(arms[n]["f1_aware"] for n in ("naive", "naive-0.05", "naive-0.5")) / 3
+        ),
     ),
     Claim(
         "F1_aware varies more over the penalty's λ than over AdaSearch's τ",
         "soft",
         0.0,
-        lambda arms: spread("f1_aware", "naive", "naive-0.05", "naive-0.5")(arms)
-        - spread("f1_aware", "adasearch", "adasearch-0.3", "adasearch-0.7")(arms),
+        lambda arms: (
+            spread("f1_aware", "naive", "naive-0.05", "naive-0.5")(arms)
+            - spread("f1_aware", "adasearch", "adasearch-0.3", "adasearch-0.7")(arms)
+        ),
     ),
     Claim(
         "F1_aware: end-to-end within 0.05 of two stages",
@@ -229,13 +251,13 @@ paper = Paper(
     entry=entry("adasearch"),
     summary=(
         "One policy, three prompts: closed book, search, and a verdict on whether it knows. Solving and deciding are "
-        "trained apart, both with rewards of 0 or 1, and the verdict's label is the solve rate of the policy after the "
-        "first stage. Here the model is FactWorld's and knows about half of the facts; the paper's is an instruct model "
-        "of 3B parameters on NQ and HotpotQA."
+        "trained apart, both with rewards of 0 or 1, and the verdict's label is the solve rate of the policy after "
+        "the first stage. Here the model is FactWorld's and knows about half of the facts; the paper's is an instruct "
+        "model of 3B parameters on NQ and HotpotQA."
     ),
     full=FULL,
     smoke=Settings(
-        base=smoke_config("factworld"),
+        base=smoke_config("plain"),
         limit=24,
         samples=2,
         questions=2,

@@ -21,11 +21,13 @@ from ken.core.seeding import derive_seed
 from ken.lab.factworld import FactWorld
 from ken.lab.render import documents, questions
 from ken.metrics import auroc, count_search_use, decision_of, exact_match, f1_aware
+from ken.models.lab import CHECKPOINTS
 from ken.models.local import LocalModel
 from ken.sources import Sources
 from ken.sources.search.index import Index
 from ken.sources.search.retriever import IndexRetriever
 from ken.training.factworld_base import FactWorldBaseConfig
+from ken.training.factworld_build import built, is_built
 from ken.training.labels.solve_rate import SolveRates, measure_solve_rates
 from ken.training.rl_config import RLConfig
 from ken.training.rollouts import Reward, Task, Unit
@@ -107,7 +109,9 @@ class FactWorldBench:
         sampling = Sampling(temperature=temperature, max_tokens=MAX_TOKENS, seed=derive_seed("measure", self.seed))
 
         async def together() -> list[Trajectory]:
-            return list(await asyncio.gather(*(strategy.run(q, policy, self.sources, sampling=sampling) for q in asked)))
+            return list(
+                await asyncio.gather(*(strategy.run(q, policy, self.sources, sampling=sampling) for q in asked))
+            )
 
         return run(together())
 
@@ -145,8 +149,10 @@ class FactWorldBench:
         }
 
 
-def factworld_bench(settings: FactWorldSettings, seed: int, base: Path) -> FactWorldBench:
-    """World, index and questions around the base model in `base`."""
+def factworld_bench(settings: FactWorldSettings, seed: int) -> FactWorldBench:
+    """World, index and questions around the base model: the shipped one, or one that is built once and cached."""
+    shipped = CHECKPOINTS / "factworld"
+    base = shipped if is_built(settings.base, shipped) else built(settings.base)
     world = FactWorld(settings.base.world)
     keep = TemporaryDirectory(prefix="ken-bench-")
     index = Index.build(documents(world), Path(keep.name) / "index")
