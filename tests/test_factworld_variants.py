@@ -266,3 +266,23 @@ def test_a_model_that_fails_a_gate_is_refused_unless_it_is_asked_for(
     with pytest.raises(TrainingError, match="another seed"):
         built(config, on_step=lambda step, total, loss: pytest.fail("it was built before"))
     assert built(config, unfit_ok=True) == cache_folder(config)
+
+
+def test_variants_are_written_with_their_questions(tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from ken.cli.lab import app
+
+    for variant, more in (
+        ("two-hop", {"two-hop-questions-train.jsonl", "two-hop-questions-test.jsonl"}),
+        ("ood", {"questions-ood.jsonl"}),
+    ):
+        folder = tmp_path / variant
+        done = CliRunner().invoke(app, ["write", "factworld", str(folder), "--variant", variant])
+        assert done.exit_code == 0, done.output
+        names = {path.name for path in folder.iterdir()}
+        usual = {"corpus.jsonl", "questions-train.jsonl", "questions-test.jsonl", "triples.tsv", "statements.jsonl"}
+        assert names == usual | more
+    refused = CliRunner().invoke(app, ["build", "factworld", "--variant", "atlantis"])
+    assert isinstance(refused.exception, BadInput)
+    assert "choose from plain, two-hop" in str(refused.exception)
