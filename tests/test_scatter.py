@@ -13,10 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from capitals import DOCUMENTS, QUESTIONS, build_index, serve
 from fake_paper import SLUG, FakeKen, paper
+from faulty_server import FaultyServer, Status
 
-from ken.core import BadInput
+import ken
+from ken.auditing.log import read_log
+from ken.auditing.run import GIVE_UP_AFTER
+from ken.core import BadInput, Question
 from ken.core.scatter import RETRIES, Lost, scatter
+from ken.models.scripted import ScriptedModel
 from ken.papers.reproduce import reproduce
 
 ray = pytest.importorskip("ray", reason="needs the extra ray")
@@ -137,6 +143,52 @@ def test_reproduce_on_a_cluster_of_its_own(tmp_path):
     spread, whole = (json.loads((tmp_path / out / f"{SLUG}.json").read_text(encoding="utf-8")) for out in OUT)
     assert spread["claims"] == whole["claims"]
     assert [arm["metrics"] for arm in spread["arms"].values()] == [arm["metrics"] for arm in whole["arms"].values()]
+
+
+def attempts(out: Path) -> dict[object, object]:
+    """What was attempted, asked, found and answered; not how long it took."""
+    return {key: (t.steps, t.error, t.usage.search_calls) for key, t in read_log(out / "trajectories.jsonl").items()}
+
+
+def test_an_audit_on_the_cluster_is_the_audit(cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr("ken.auditing.cluster.SHARD", 5)  # of 24 attempts
+    build_index(tmp_path / "index")
+    done: list[int] = []
+    with FaultyServer(serve) as server:
+        common = {"model": "openai/m", "base_url": server.base_url, "index": "index", "samples": 2}
+        alone = ken.audit(QUESTIONS, out="alone", **common)
+        spread = ken.audit(
+            QUESTIONS, out="spread", ray=cluster.address, on_progress=lambda p: done.append(p.done), **common
+        )
+        asked = len(server.requests)
+        ken.audit(QUESTIONS, out="spread", ray=cluster.address, **common)  # nothing is left to ask
+        assert len(server.requests) == asked
+    assert attempts(tmp_path / "spread") == attempts(tmp_path / "alone")
+    assert done == list(range(len(done)))
+    assert [(s.em, s.boundaries) for s in spread.strategies] == [(s.em, s.boundaries) for s in alone.strategies]
+
+
+def test_an_audit_on_the_cluster_stops_when_nobody_answers(cluster, tmp_path):
+    many = [Question(id=f"q{i}", text=f"Question {i}?", answers=("Oslo",)) for i in range(300)]
+    with FaultyServer(lambda n, payload: Status(404)) as server:
+        report = ken.audit(
+            many,
+            model="openai/m",
+            base_url=server.base_url,
+            strategies="direct",
+            samples=0,
+            out="a",
+            ray=cluster.address,
+        )
+    assert (report.failed, report.unasked) == (GIVE_UP_AFTER, 300 - GIVE_UP_AFTER)
+
+
+def test_what_cannot_travel_to_a_cluster_is_refused(tmp_path):
+    index = ken.Index.build(DOCUMENTS, tmp_path / "index")
+    for options in ({"model": "openai/m", "index": index}, {"model": ScriptedModel(lambda prompt: "")}):
+        with pytest.raises(BadInput, match="the workers load the model and open the index; name both"):
+            ken.audit(QUESTIONS, out=tmp_path / "a", strategies="direct", ray="local", **options)
+    assert not (tmp_path / "a").exists()
 
 
 def test_an_interrupt_leaves_no_process_behind(tmp_path):

@@ -10,6 +10,7 @@ from typing import Any
 from ken.agents import load_strategy
 from ken.agents.ask import open_sources
 from ken.agents.background import run
+from ken.auditing.cluster import Recipe, run_audit_on_cluster
 from ken.auditing.folder import LOG, AuditSettings, digest, read_settings, save
 from ken.auditing.html import render_html
 from ken.auditing.log import read_log
@@ -33,6 +34,7 @@ def audit(
     threshold: float = 0.5,
     top_k: int = 3,
     sampling: Sampling = Sampling(),
+    ray: str | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     **model_options: Any,
 ) -> AuditReport:
@@ -43,6 +45,8 @@ def audit(
     model knows by itself is the yardstick.
     samples: closed-book samples per question, ≥ 0; threshold: in [0, 1], share of right ones from which it counts as
     known.
+    ray: the address of a Ray cluster, or "local": shards of the attempts become its tasks (see `ken.core.scatter`). Its
+    workers load the model and open the index themselves: both must then be named, by a spec and a folder or URL.
     on_progress: called after every attempt, from another thread.
 
     An interrupted audit goes on where it stopped when called again with the same arguments, and tries failed attempts
@@ -59,12 +63,14 @@ def audit(
         raise BadInput(f"samples is {samples}; it must be 0 or more")
     if not 0 <= threshold <= 1:
         raise BadInput(f"threshold is {threshold}; it must lie in [0, 1]")
+    recipe = None if ray is None else _recipe(model, model_options, index, top_k)
     sources = open_sources(index, top_k)
     if sources.search is None and (searching := [s.name for s in chosen if s.needs_search]):
         raise BadInput(f"{', '.join(searching)} search, but no index was given; name one, or audit only 'direct'")
-    loaded = load_model(model, **model_options) if isinstance(model, str) else model
+    # On a cluster this process needs no model, and may be too small for it.
+    loaded = load_model(model, **model_options) if isinstance(model, str) and recipe is None else model
     settings = AuditSettings(
-        model=loaded.spec,
+        model=loaded.strip() if isinstance(loaded, str) else loaded.spec,
         strategies=names,
         index=sources.search.name if sources.search else "",
         top_k=top_k,
@@ -77,16 +83,21 @@ def audit(
 
     async def work() -> None:
         try:
-            await run_audit(
-                asked, loaded, sources, Path(out), strategies=chosen, settings=settings, on_progress=on_progress
-            )
+            if not isinstance(loaded, str):
+                await run_audit(
+                    asked, loaded, sources, Path(out), strategies=chosen, settings=settings, on_progress=on_progress
+                )
         finally:
-            if isinstance(model, str):
+            if not isinstance(loaded, str) and loaded is not model:
                 await loaded.close()
             if sources.search is not None and sources.search is not index:
                 await sources.search.close()
 
     run(work())
+    if recipe is not None and ray is not None:
+        run_audit_on_cluster(
+            asked, recipe, Path(out), strategies=chosen, settings=settings, address=ray, on_progress=on_progress
+        )
     return rescore(out)
 
 
@@ -102,6 +113,16 @@ def rescore(out: str | Path) -> AuditReport:
     save(Path(out) / "audit.json", report.model_dump_json(indent=2) + "\n")
     save(Path(out) / "audit.html", render_html(report, trajectories))
     return report
+
+
+def _recipe(model: object, options: dict[str, Any], index: object, top_k: int) -> Recipe:
+    if not isinstance(model, str) or not (index is None or isinstance(index, str | Path)):
+        raise BadInput("on a cluster the workers load the model and open the index; name both: a spec, a folder or URL")
+    if not model.strip().startswith(("hf/", "lab/")):  # weights are the workers' business; the rest is told here
+        load_model(model, **options)
+    folder = index is not None and Path(index).is_dir()
+    location = str(Path(str(index)).absolute()) if folder else None if index is None else str(index)
+    return Recipe(model, options, location, top_k)
 
 
 def _read(questions: str | Path | Iterable[Question]) -> list[Question]:

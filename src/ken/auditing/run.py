@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,54 +51,111 @@ async def run_audit(
 
     Raises `BadInput` when `out` holds an audit with other settings, or cannot be written.
     """
-    settings = claim_folder(out, settings)
-    log = LogWriter(out / LOG)
+    with closing(Ledger(questions, out, strategies=strategies, settings=settings, on_progress=on_progress)) as ledger:
+        await attempt_all(ledger.left, model, sources, lambda t: ledger.keep(t, getattr(model, "dropped", ())))
+
+
+async def attempt_all(jobs: Sequence[Job], model: Model, sources: Sources, keep: Callable[[Trajectory], bool]) -> None:
+    """Make the attempts, many at once, and give each to `keep`, in the order in which they end, until it says no."""
+    todo = iter(jobs)
+    workers: list[asyncio.Task[None]] = []
+    over = False
+
+    async def work() -> None:
+        nonlocal over
+        for job in todo:  # shared by all workers: each takes the next job when it is free
+            trajectory = without_search_errors(
+                await job.strategy.run(job.question, model, sources, sampling=job.sampling, sample=job.sample)
+            )
+            if over:  # a cancellation that met an error inside a library was swallowed there
+                return
+            if not keep(trajectory):
+                over = True
+                for worker in workers:
+                    worker.cancel()
+                return
+
     try:
-        done, failed_before = _read_status(out)
-        jobs = list(_jobs(questions, strategies, settings))
-        left = sorted((job for job in jobs if job.key not in done), key=lambda job: job.key in failed_before)
-        settings = _found(out, settings, stopped="")
-        todo = iter(left)
-        finished, failed = len(jobs) - len(left), 0
-        in_a_row: Counter[str] = Counter()
-        workers: list[asyncio.Task[None]] = []
-        over = False
-        on_progress(Progress(finished, len(jobs), failed))
-
-        async def work() -> None:
-            nonlocal finished, failed, settings, over
-            for job in todo:  # shared by all workers: each takes the next job when it is free
-                trajectory = without_search_errors(
-                    await job.strategy.run(job.question, model, sources, sampling=job.sampling, sample=job.sample)
-                )
-                if over:  # a cancellation that met an error inside a library was swallowed there
-                    return
-                log.write(trajectory)
-                dropped = {*settings.dropped, *getattr(model, "dropped", ())}
-                settings = _found(out, settings, dropped=tuple(sorted(dropped)))
-                finished += 1
-                on_progress(Progress(finished, len(jobs), failed := failed + (trajectory.error is not None)))
-                in_a_row[trajectory.strategy] += 1
-                if trajectory.error is None:
-                    in_a_row[trajectory.strategy] = 0
-                elif in_a_row[trajectory.strategy] == GIVE_UP_AFTER:
-                    reason = f"{trajectory.strategy} failed {GIVE_UP_AFTER} times in a row ({trajectory.error})"
-                    settings = _found(out, settings, stopped=reason)
-                    over = True
-                    for worker in workers:
-                        worker.cancel()
-                    return
-
         async with asyncio.TaskGroup() as group:
-            workers += [group.create_task(work()) for _ in range(min(IN_FLIGHT, len(left)))]
+            workers += [group.create_task(work()) for _ in range(min(IN_FLIGHT, len(jobs)))]
             try:
                 await asyncio.gather(*workers, return_exceptions=True)
             finally:
                 over = True
     except ExceptionGroup as errors:
         raise errors.exceptions[0] from errors
-    finally:
-        log.close()
+
+
+class Streaks:
+    """How often each strategy has failed in a row."""
+
+    def __init__(self) -> None:
+        self._failures: Counter[str] = Counter()
+
+    def give_up(self, trajectory: Trajectory) -> bool:
+        """Whether this failure is one too many."""
+        if trajectory.error is None:
+            self._failures[trajectory.strategy] = 0
+            return False
+        self._failures[trajectory.strategy] += 1
+        return self._failures[trajectory.strategy] == GIVE_UP_AFTER
+
+
+class Ledger:
+    """The folder of an audit while it is being filled: `left` to do, in the order to do it; `keep` what was done.
+
+    One at a time for a folder. Raises `BadInput` when it holds an audit with other settings, or cannot be written.
+    """
+
+    def __init__(
+        self,
+        questions: Sequence[Question],
+        out: Path,
+        *,
+        strategies: Sequence[Strategy],
+        settings: AuditSettings,
+        on_progress: Callable[[Progress], None],
+    ) -> None:
+        self._out, self._on_progress = out, on_progress
+        self._settings = claim_folder(out, settings)
+        self._log = LogWriter(out / LOG)
+        try:
+            done, failed_before = _read_status(out)
+            jobs = list(_jobs(questions, strategies, self._settings))
+            self.left = sorted((job for job in jobs if job.key not in done), key=lambda job: job.key in failed_before)
+            self._found(stopped="")
+            self._total, self._finished, self._failed = len(jobs), len(jobs) - len(self.left), 0
+            self._streaks = Streaks()
+            on_progress(Progress(self._finished, self._total, 0))
+        except BaseException:
+            self._log.close()
+            raise
+
+    def keep(self, trajectory: Trajectory, dropped: Iterable[str] = ()) -> bool:
+        """Log an attempt; False when the audit should stop, whose reason is then in the settings. dropped: the sampling
+        parameters that the server has refused."""
+        self._log.write(trajectory)
+        self._found(dropped=tuple(sorted({*self._settings.dropped, *dropped})))
+        self._finished += 1
+        self._failed += trajectory.error is not None
+        self._on_progress(Progress(self._finished, self._total, self._failed))
+        if not self._streaks.give_up(trajectory):
+            return True
+        self.stop(f"{trajectory.strategy} failed {GIVE_UP_AFTER} times in a row ({trajectory.error})")
+        return False
+
+    def stop(self, reason: str) -> None:
+        """Say in the settings why attempts will be missing."""
+        self._found(stopped=reason)
+
+    def close(self) -> None:
+        self._log.close()
+
+    def _found(self, **found: object) -> None:
+        """Put what was found out during the run into the settings, on disk before it could be lost."""
+        if any(getattr(self._settings, name) != value for name, value in found.items()):
+            self._settings = self._settings.model_copy(update=found)
+            write_settings(self._out, self._settings)
 
 
 def without_search_errors(trajectory: Trajectory) -> Trajectory:
@@ -115,17 +173,10 @@ def _read_status(out: Path) -> tuple[set[Key], set[Key]]:
     return attempts.keys() - failed, failed
 
 
-def _found(out: Path, settings: AuditSettings, **found: object) -> AuditSettings:
-    """`settings` with what was found out during the run, on disk before it could be lost."""
-    if all(getattr(settings, name) == value for name, value in found.items()):
-        return settings
-    settings = settings.model_copy(update=found)
-    write_settings(out, settings)
-    return settings
-
-
 @dataclass(frozen=True, slots=True)
-class _Job:
+class Job:
+    """An attempt to be made; `sample` numbers the closed-book ones."""
+
     question: Question
     strategy: Strategy
     sample: int | None
@@ -136,12 +187,12 @@ class _Job:
         return self.question.id, self.strategy.name, self.sample
 
 
-def _jobs(questions: Iterable[Question], strategies: Sequence[Strategy], settings: AuditSettings) -> Iterator[_Job]:
+def _jobs(questions: Iterable[Question], strategies: Sequence[Strategy], settings: AuditSettings) -> Iterator[Job]:
     """All attempts, question by question, so that an interrupted audit is complete for the questions it has reached."""
     direct = next((s for s in strategies if s.name == DIRECT), None) or load_strategy(DIRECT)
     oracle = settings.sampling.but(temperature=settings.oracle_temperature, top_p=1.0)
     for question in questions:
         for strategy in strategies:
-            yield _Job(question, strategy, None, settings.sampling)
+            yield Job(question, strategy, None, settings.sampling)
         for sample in range(settings.samples):
-            yield _Job(question, direct, sample, oracle)
+            yield Job(question, direct, sample, oracle)

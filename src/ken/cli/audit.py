@@ -57,6 +57,7 @@ def audit(  # noqa: PLR0917 (typer reads the options from the signature)
     temperature: options.Temperature = 0.0,
     max_tokens: options.MaxTokens = 512,
     seed: options.Seed = 0,
+    ray: options.Ray = None,
 ) -> None:
     """Measure what a model knows, when it searches, and which searches were needed, wasted, missed or harmful.
 
@@ -89,6 +90,7 @@ def audit(  # noqa: PLR0917 (typer reads the options from the signature)
                 threshold=threshold,
                 top_k=top_k,
                 sampling=options.sampling(temperature, max_tokens, seed),
+                ray=ray,
                 on_progress=on_progress,
                 **options.given(
                     base_url=base_url,

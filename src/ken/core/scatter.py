@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -32,7 +32,7 @@ class Lost(Generic[Item]):
 
 def scatter(
     function: Callable[[Item], Result], items: Iterable[Item], *, address: str, cores: int = 1
-) -> Iterator[Result | Lost[Item]]:
+) -> Generator[Result | Lost[Item], None, None]:
     """`function` of every item, each in a task of its own, in the order in which they end.
 
     function, items and results travel by pickle; the machines must have the same Ken, and see the same files where
