@@ -9,8 +9,8 @@ A key at the top applies to every command that has such an option, a table to on
     [audit]
     samples = 16
 
-The keys are the long options, with _ for -. `ken demo` and `ken lab` have worlds of their own, so that only their own
-tables apply to them.
+The keys are the long options, with _ for -. `ken demo`, `ken lab`, `ken papers` and `ken reproduce` have worlds of their
+own, so that only their own tables apply to them.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def read_settings(root: Any) -> dict[str, Any]:
     return _defaults(root, settings, where=str(FILE))
 
 
-_APART = {"demo", "lab"}
+_APART = {"demo", "lab", "reproduce", "papers"}
 
 
 def _defaults(command: Any, settings: dict[str, Any], where: str) -> dict[str, Any]:
@@ -88,7 +88,6 @@ def _options(command: Any) -> dict[str, set[type]]:
     return options
 
 
-_APART = {"demo", "lab"}
 _NOT_SETTINGS = {"version", "as_json"}
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: 'a text in "quotes"'}
 
