@@ -9,8 +9,8 @@ A key at the top applies to every command that has such an option, a table to on
     [audit]
     samples = 16
 
-The keys are the long options, with _ for -. `ken demo`, `ken lab`, `ken papers` and `ken reproduce` have worlds of their
-own, so that only their own tables apply to them.
+The keys are the long options, with _ for -. `ken demo`, `ken lab`, `ken papers` and `ken reproduce` have worlds of
+their own, so that only their own tables apply to them.
 """
 
 from __future__ import annotations
