@@ -1,0 +1,216 @@
+"""Rounds of introspection: make up tasks, judge them, be rewarded for agreeing with oneself, go on from there.
+
+Source: KnowRL (arXiv 2510.11407; card 58, Loop). Nothing here knows what is true of a task: the seed is all that comes
+from outside. Another reward than consensus makes a control of it (random, oracle labels).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from pydantic import Field
+
+from ken.agents.background import run
+from ken.agents.strategy import Strategy
+from ken.core import BadInput, TrainingError
+from ken.core.frozen import Frozen
+from ken.core.seeding import derive_seed
+from ken.metrics.diversity import distinct_n, self_bleu
+from ken.metrics.feasibility import Feasibility
+from ken.models.local import LocalModel
+from ken.training.introspection import Introspector
+from ken.training.monitors import Alarm, Monitor, Watch
+from ken.training.rewards.consensus import majority_rewards, within_bounds
+from ken.training.rl_config import RLConfig
+from ken.training.rollouts import Reward, Task, Unit
+from ken.training.self_analysis import Analysis, SelfAnalyser, consensus_histogram, intrinsic
+from ken.training.task_pool import InventedTask, TaskPool
+from ken.training.train import train
+
+GUARDS: tuple[Monitor, ...] = (
+    Monitor(
+        "one_verdict",
+        "nearly all tasks are judged alike; balance the kinds, raise kl, or lower lr",
+        high=0.9,
+        patience=1,
+    ),
+    Monitor(
+        "diversity_kept",
+        "what is made up is less than half as varied as in the first round; raise the temperature, or filter more",
+        low=0.5,
+        patience=1,
+    ),
+)
+"""Collapse of the judge and of the author (card 58, checklist). They warn; `stopping(GUARDS)` ends the training."""
+
+
+def stopping(monitors: Sequence[Monitor]) -> tuple[Monitor, ...]:
+    """The same monitors, but they stop the training."""
+    return tuple(
+        Monitor(m.statistic, m.problem, low=m.low, high=m.high, patience=m.patience, action="stop") for m in monitors
+    )
+
+
+class RoundsConfig(Frozen):
+    """rounds; candidates: tasks to be made up in each, in at least `runs` introspection runs; replayed: at most so many
+    tasks of the pool that are trained on beside them; measured: tasks of the intrinsic evaluation after each round.
+
+    difficulty_bounds: tasks on which the mean majority reward leaves these bounds are not trained on (SeRL); off by
+    default, since binary verdicts agree at least half the time.
+    """
+
+    rounds: int = Field(default=6, ge=1)
+    runs: int = Field(default=12, ge=1)
+    candidates: int = Field(default=60, ge=2)
+    replayed: int = Field(default=200, ge=0)
+    measured: int = Field(default=400, ge=2)
+    difficulty_bounds: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RoundReport:
+    """What a round was like; round 0 is the untrained model and has only what is measured of the model.
+
+    pool: tasks in the pool after the round; candidates: made up and not filtered out; entered: of these into the pool;
+    dropped: by why. histogram: of the candidates' consensus (`BUCKETS`); unreadable: share of judgements.
+    says_feasible: share of judgements of candidates. agreement: intrinsic, single judgements; by_type the same by type
+    of self-knowledge. distinct_1, distinct_2, self_bleu: of all that was written in the round. reward: mean over the
+    updates. alarms: of the guards.
+    """
+
+    round: int
+    pool: int
+    agreement: Feasibility
+    by_type: dict[str, Feasibility]
+    distinct_1: float
+    distinct_2: float
+    self_bleu: float
+    candidates: int = 0
+    entered: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+    histogram: tuple[float, ...] = ()
+    unreadable: float = 0.0
+    says_feasible: float = math.nan
+    reward: float = math.nan
+    alarms: tuple[Alarm, ...] = ()
+
+
+def train_on_introspection(
+    policy: LocalModel,
+    pool: TaskPool,
+    reward: Reward,
+    rl: RLConfig,
+    *,
+    config: RoundsConfig | None = None,
+    introspector: Introspector | None = None,
+    analyser: SelfAnalyser | None = None,
+    strategy: Strategy | None = None,
+    guards: Sequence[Monitor] = GUARDS,
+    on_round: Callable[[RoundReport], None] = lambda report: None,
+) -> list[RoundReport]:
+    """Train `policy` in place, let `pool` grow, and report on every round, from round 0, before any training.
+
+    reward: of the judgements of a task, such as `within(agree)`. rl: of one round; `units` counts pairs of a task of
+    each kind, which keeps the kinds in balance. analyser: judges candidates for the pool, and all tasks when it is
+    measured; strategy: judges in training (default: the analyser's).
+
+    A task enters the pool by what the policy that made it up says of it, before it is trained on it. Raises
+    `TrainingError` when a guard stops the training, `BadInput` when the model makes up nothing usable.
+    """
+    settings, author = config or RoundsConfig(), introspector or Introspector()
+    judge = analyser or SelfAnalyser()
+    how = strategy or judge.strategy
+    watch = Watch(guards)
+    reports: list[RoundReport] = []
+
+    def measured(number: int, seed: int, **rest: object) -> RoundReport:
+        agreement, made = run(intrinsic(policy, author, pool, judge, count=settings.measured, seed=seed))
+        written = made.written
+        return RoundReport(
+            round=number,
+            pool=len(pool),
+            agreement=agreement.single,
+            by_type=agreement.by_type,
+            distinct_1=distinct_n(written, 1),
+            distinct_2=distinct_n(written, 2),
+            self_bleu=self_bleu(written),
+            **rest,  # type: ignore[arg-type]
+        )
+
+    same = derive_seed("intrinsic", rl.seed) % 2**31  # the same draws in every round: what differs is the model
+    reports.append(measured(0, same))
+    on_round(reports[0])
+    for number in range(1, settings.rounds + 1):
+        seed = derive_seed("round", rl.seed, number) % 2**31
+        made = run(author.run(policy, pool, wanted=settings.candidates, runs=settings.runs, round=number, seed=seed))
+        if not made.candidates:
+            why = ", ".join(f"{count} {name}" for name, count in made.dropped.most_common(3))
+            raise BadInput(
+                f"nothing that the model made up in round {number} can be used ({why}); look at what it writes, or "
+                "loosen the filters"
+            )
+        analyses = run(judge.run(policy, [task.asked for task in made.candidates]))
+        rng = np.random.default_rng(seed)
+        chosen = [
+            *_within_bounds(made.candidates, analyses, settings.difficulty_bounds),
+            *pool.sample(settings.replayed, rng),
+        ]
+        log = train(policy, balanced_units(chosen, how, rng), reward, rl.model_copy(update={"seed": seed}))
+        entered = pool.admit(made.candidates, [analysis.verdicts for analysis in analyses])
+        votes = [verdict for analysis in analyses for verdict in analysis.verdicts]
+        read = [vote for vote in votes if vote is not None]
+        report = measured(
+            number,
+            same,
+            candidates=len(made.candidates),
+            entered=len(entered),
+            dropped=dict(made.dropped),
+            histogram=consensus_histogram(analyses),
+            unreadable=1 - len(read) / len(votes),
+            says_feasible=sum(read) / len(read) if read else math.nan,
+            reward=float(np.mean([entry["reward"] for entry in log.history])) if log.history else math.nan,
+        )
+        yes = report.agreement.says_feasible
+        kept = report.distinct_2 / reports[0].distinct_2 if reports[0].distinct_2 else math.nan
+        alarms = watch.see(number, {"one_verdict": max(yes, 1 - yes), "diversity_kept": kept})
+        reports.append(replace(report, alarms=tuple(alarms)))
+        on_round(reports[-1])
+        if stopped := [alarm for alarm in alarms if alarm.monitor.action == "stop"]:
+            raise TrainingError(f"introspection was stopped in round {number}: {stopped[0].monitor.problem}")
+        if log.interrupted:
+            break
+    return reports
+
+
+def balanced_units(tasks: Sequence[InventedTask], strategy: Strategy, rng: np.random.Generator) -> list[Unit]:
+    """Pairs of a feasible and an infeasible task, every task at least once; the fewer kind comes again. Judgements of
+    one kind alone would all be driven to one verdict. Raises `BadInput` when a kind is missing."""
+    kinds = [[task for task in tasks if task.feasible is feasible] for feasible in (True, False)]
+    if not all(kinds):
+        raise BadInput("there are tasks of one kind only to train on; widen the difficulty bounds, or replay the pool")
+    longest = max(map(len, kinds))
+    columns = [[kind[int(i)] for i in _cycled(len(kind), longest, rng)] for kind in kinds]
+    return [tuple(Task(task.asked, strategy, "analyse") for task in pair) for pair in zip(*columns, strict=True)]
+
+
+def _cycled(size: int, count: int, rng: np.random.Generator) -> list[int]:
+    places: list[int] = []
+    while len(places) < count:
+        places += [int(i) for i in rng.permutation(size)]
+    return places[:count]
+
+
+def _within_bounds(
+    tasks: Sequence[InventedTask], analyses: Sequence[Analysis], bounds: tuple[float, float] | None
+) -> list[InventedTask]:
+    if bounds is None:
+        return list(tasks)
+    low, high = bounds
+    return [
+        task
+        for task, analysis in zip(tasks, analyses, strict=True)
+        if within_bounds(majority_rewards(analysis.verdicts), low=low, high=high)
+    ]
