@@ -9,7 +9,7 @@ from ken.agents.instructions import INVALID_ACTION, NO_MORE_SEARCHES, NOTHING_FO
 from ken.agents.protocol import escape, parse_action, parse_thoughts, render_passages
 from ken.agents.strategy import Strategy
 from ken.core import Answer, BadInput, Malformed, Search
-from ken.models import Generation
+from ken.models import Generation, Instruction
 
 STOP = ("</search>", "</answer>")
 
@@ -17,18 +17,20 @@ STOP = ("</search>", "</answer>")
 class SearchLoop(Strategy):
     """Think, search, read, as often as the model wants up to `max_turns` searches; then one last turn in which it must
     answer.
+
+    instruction: how it is told to; `SEARCH_SPARINGLY` asks it to prefer what it knows.
     """
 
     name = "search"
     needs_search = True
 
-    def __init__(self, max_turns: int = 4) -> None:
+    def __init__(self, max_turns: int = 4, *, instruction: Instruction = SEARCH) -> None:
         if max_turns < 1:
             raise BadInput(f"max_turns is {max_turns}; the search loop needs at least one turn, or use 'direct'")
-        self.max_turns = max_turns
+        self.max_turns, self.instruction = max_turns, instruction
 
     async def solve(self, attempt: Attempt) -> None:
-        attempt.begin(SEARCH, escape(attempt.question.text))
+        attempt.begin(self.instruction, escape(attempt.question.text))
         for _ in range(self.max_turns):
             action = _act(attempt, await attempt.generate(stop=STOP))
             if isinstance(action, Answer):

@@ -34,6 +34,9 @@ from ken.training.rollouts import Reward, Task, Unit
 from ken.training.train import TrainingLog, train
 
 MAX_TOKENS = 16  # the longest turn in this world takes eleven
+SAMPLED = Sampling(temperature=1.0, max_tokens=MAX_TOKENS)
+# For arms that learn an action and not what to recall: the rollouts of a group share their thought.
+GREEDY_THOUGHTS = SAMPLED.but(greedy_thoughts=True)
 
 
 class FactWorldSettings(Frozen):
@@ -86,7 +89,7 @@ class FactWorldBench:
             "group_size": s.group_size,
             "lr": s.lr,
             "kl": s.kl,
-            "sampling": Sampling(temperature=1.0, max_tokens=MAX_TOKENS),
+            "sampling": SAMPLED,
             "seed": derive_seed("reproduce", self.seed) % 2**31,
             **options,
         }
@@ -115,8 +118,9 @@ class FactWorldBench:
 
         return run(together())
 
-    def measure(self, policy: LocalModel, strategy: Strategy) -> dict[str, float]:
-        """The row of the table: greedy attempts, judged against the policy's own solve rate.
+    def measure(self, policy: LocalModel, strategy: Strategy, made: list[Trajectory] | None = None) -> dict[str, float]:
+        """The row of the table: greedy attempts, judged against the policy's own solve rate. made: the attempts at
+        `asked`, when the row has them already.
 
         em; f1_aware, precision, recall of "I know"; searches: calls a question; unneeded: calls a question that the
         policy could have answered alone; over_search, under_search: shares of the known and of the unknown; known:
@@ -125,7 +129,7 @@ class FactWorldBench:
         """
         rates = self.solve_rates(policy, self.asked).rates
         known = [rates[q.id] >= self.settings.threshold for q in self.asked]
-        made = self.attempts(policy, strategy, self.asked)
+        made = self.attempts(policy, strategy, self.asked) if made is None else made
         closed = made if isinstance(strategy, Direct) else self.attempts(policy, Direct(), self.asked)
         right = [exact_match(t.answer, t.question.answers) for t in made]
         aware = f1_aware([decision_of(t) if not isinstance(strategy, Direct) else True for t in made], known)
