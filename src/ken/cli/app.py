@@ -44,7 +44,7 @@ def ken_command(
 
 def _assemble() -> None:
     """Register the parts. They import heavy libraries only inside their functions."""
-    from ken.cli import ask, audit, demo, index, lab, papers, retrieve
+    from ken.cli import ask, audit, demo, index, lab, papers, retrieve, train
 
     app.command("ask")(ask.ask)
     app.add_typer(audit.app, name="audit")
@@ -54,6 +54,7 @@ def _assemble() -> None:
     app.add_typer(lab.app, name="lab")
     app.command("papers")(papers.papers)
     app.command("reproduce")(papers.reproduce)
+    app.command("train")(train.train)
     app.add_typer(retrieve.app, name="retrieve")
 
 

@@ -1,0 +1,160 @@
+"""The words of a recipe: how a paper trains any model on any questions, stage by stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field, ModelWrapValidatorHandler, ValidationError, model_validator
+
+from ken.agents.strategy import Strategy
+from ken.core import BadInput, Question, Sampling
+from ken.core.frozen import Frozen
+from ken.metrics.decision import Matcher
+
+if TYPE_CHECKING:
+    from ken.models.local import LocalModel
+    from ken.training.labels.solve_rate import SolveRates
+    from ken.training.rl_config import RLConfig
+    from ken.training.rollouts import Reward, Task, Unit
+
+
+class Learning(Frozen):
+    """The options that every recipe has; a recipe adds its own.
+
+    steps: of reinforcement learning. questions_per_step, group_size: questions drawn for a step, and rollouts of each.
+    lr, kl: learning rate, and weight of the KL term towards the model before the stage.
+    minibatches: updates a step; micro_batch: rollouts of one forward pass, for memory (default: all of an update).
+    max_turns: searches of a rollout at most; top_k: passages of a search; max_tokens: of one turn.
+    save_every: steps between checkpoints (0: only when it is interrupted or fails).
+    max_failures: so many searches that fail in a row end the training.
+    batch_size: sequences that a transformers model decodes at once. bf16: compute in bfloat16; weights stay float32.
+
+    Raises `BadInput` for a value out of range, or an option that the recipe does not have.
+    """
+
+    steps: int = Field(default=500, ge=1)
+    questions_per_step: int = Field(default=512, ge=1)
+    group_size: int = Field(default=5, ge=1)
+    lr: float = Field(default=1e-6, gt=0)
+    warmup_steps: int = Field(default=0, ge=0)
+    kl: float = Field(default=1e-3, ge=0)
+    minibatches: int = Field(default=1, ge=1)
+    micro_batch: int | None = Field(default=None, ge=1)
+    max_turns: int = Field(default=4, ge=1)
+    top_k: int = Field(default=3, ge=1)
+    max_tokens: int = Field(default=500, ge=1)
+    temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    save_every: int = Field(default=50, ge=0)
+    max_failures: int = Field(default=64, ge=1)
+    batch_size: int = Field(default=256, ge=1)
+    gradient_checkpointing: bool = False
+    bf16: bool = False
+    seed: int = 0
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _explained(cls, values: Any, handler: ModelWrapValidatorHandler[Learning]) -> Learning:
+        try:
+            return handler(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(map(str, first["loc"]))
+            if first["type"] == "extra_forbidden":
+                problem = f"this paper has no option {name}; its options are {', '.join(sorted(cls.model_fields))}"
+            else:
+                problem = f"{name} cannot be {first['input']!r}: {first['msg'].lower()}"
+            raise BadInput(problem) from error
+
+    @property
+    def compares_groups(self) -> bool:
+        """Whether the algorithm compares the rollouts of a group (GRPO), so that one alone teaches nothing."""
+        return True
+
+    @model_validator(mode="after")
+    def _two_of_a_group(self) -> Learning:
+        if self.compares_groups and self.group_size < 2:
+            raise BadInput(
+                f"group_size is {self.group_size}: GRPO compares the rollouts of a group, so it needs at least 2"
+            )
+        return self
+
+    def sampling(self) -> Sampling:
+        """Of rollouts."""
+        return Sampling(temperature=self.temperature, max_tokens=self.max_tokens)
+
+    def rl(self, **changes: Any) -> RLConfig:
+        """The trainer's settings; `changes` are fields that a stage has of its own."""
+        from ken.training.rl_config import RLConfig
+
+        fields: dict[str, Any] = {
+            "steps": self.steps,
+            "units": self.questions_per_step,
+            "group_size": self.group_size,
+            "sampling": self.sampling(),
+            "lr": self.lr,
+            "warmup_steps": self.warmup_steps,
+            "kl": self.kl,
+            "minibatches": self.minibatches,
+            "micro_batch": self.micro_batch,
+            "max_failures": self.max_failures,
+            "save_every": self.save_every,
+            "gradient_checkpointing": self.gradient_checkpointing,
+            "bf16": self.bf16,
+            "seed": self.seed % 2**31,
+        }
+        return RLConfig(**{**fields, **changes})
+
+
+@dataclass(frozen=True, slots=True)
+class Trainee:
+    """What a stage is made from: the model as the stages before left it, the questions, and a way to ask it what it
+    knows. solve_rates: of all questions, closed book, from so many samples that are matched so, by the policy as it is
+    when called.
+    """
+
+    policy: LocalModel
+    questions: Sequence[Question]
+    solve_rates: Callable[[int, Matcher], SolveRates]
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a stage trains on, what that earns, and how it learns."""
+
+    tasks: Sequence[Task | Unit]
+    reward: Reward
+    config: RLConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One training of a recipe. name: of its folder; text: what it does, in half a sentence.
+    strategies: of its tasks, so that a model that cannot use them is refused before anything is done.
+    work: called once the stages before it are done, since labels come from the very weights that are trained next.
+    """
+
+    name: str
+    text: str
+    strategies: tuple[Strategy, ...]
+    work: Callable[[Trainee], Work]
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How a paper trains a model.
+
+    options: their type; its defaults are those of the paper, for language models of some billion parameters.
+    lab: defaults that suit a model of the lab, from the options that were given.
+    stages: of a training with these options, in order.
+    """
+
+    slug: str
+    options: type[Learning]
+    lab: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+    stages: Callable[[Any], tuple[Stage, ...]]
+
+    def chosen(self, given: Mapping[str, Any], *, lab: bool = False) -> Learning:
+        """All options: what was given, and defaults. Raises `BadInput`."""
+        return self.options(**{**(self.lab(given) if lab else {}), **given})
