@@ -68,7 +68,7 @@ def test_trained_ids_are_the_sampled_ids_over_several_turns(
 ) -> None:
     model.calls = []
     attempt = Conversation(found, render_passages([Passage(id="1", text=found or "-", title=question)])).run(
-        Question(id="q", text=question or "?"),
+        Question(id="q", text=question if question.strip() else "?"),
         model,
         Sources(),
         sampling=Sampling(temperature=1.0, max_tokens=9, seed=seed),

@@ -34,34 +34,19 @@ class Adaptive(Strategy):
 
 
 class Decide(Strategy):
-    """Only the verdict, without acting on it: what the decision stage trains (card 01, Training stage 2).
-
-    greedy_rationale: think at temperature 0, as at inference, and sample only the verdict. The rollouts of a group then
-    share their thought, on which their advantages cancel out: what is learnt is the verdict.
-    """
+    """Only the verdict, without acting on it: what the decision stage trains (card 01, Training stage 2)."""
 
     name = "decide"
 
-    def __init__(self, *, greedy_rationale: bool = False) -> None:
-        self.greedy_rationale = greedy_rationale
-
     async def solve(self, attempt: Attempt) -> None:
-        await decide(attempt, greedy_rationale=self.greedy_rationale)
+        await decide(attempt)
 
 
-async def decide(attempt: Attempt, *, greedy_rationale: bool = False) -> Decision:
+async def decide(attempt: Attempt) -> Decision:
     """Ask for the verdict and record it."""
     attempt.begin(DECIDE, escape(attempt.question.text))
-    text = ""
-    if greedy_rationale:
-        thought = await attempt.generate(stop=("</think>", "</assessment>"), temperature=0.0)
-        text = thought.text
-    if not text or text.endswith("</think>"):
-        generation = await attempt.generate(stop=("</assessment>",))
-        text += generation.text
-    else:
-        generation = thought
-    parsed = parse_decision(text)
+    generation = await attempt.generate(stop=("</assessment>",))
+    parsed = parse_decision(generation.text)
     if isinstance(parsed, Decision):
         probability = tag_probability(generation, "assessment")
         if probability is not None and not parsed.knows:
@@ -69,6 +54,6 @@ async def decide(attempt: Attempt, *, greedy_rationale: bool = False) -> Decisio
         decision = parsed.model_copy(update={"confidence": probability})
     else:
         attempt.steps.append(parsed)
-        decision = Decision(knows=None, rationale=text.strip())
+        decision = Decision(knows=None, rationale=generation.text.strip())
     attempt.steps.append(decision)
     return decision

@@ -22,6 +22,8 @@ from ken.core.seeding import derive_seed
 from ken.models import Generation, Instruction, Message, Model
 from ken.sources import Sources
 
+THOUGHT_ENDS = "</think>"
+
 
 class Attempt:
     """What a strategy works with: it says, hears, searches and notes steps; the attempt keeps the books.
@@ -59,14 +61,24 @@ class Attempt:
         self._messages = [Message("system", instruction), Message("user", text)]
         self._ids, self._pending = [], []
 
-    async def generate(self, *, stop: tuple[str, ...], temperature: float | None = None) -> Generation:
-        """Let the model write until one of `stop`, and record what it wrote; `temperature` instead of the attempt's own.
-        Raises `ModelError`.
-        """
+    async def generate(self, *, stop: tuple[str, ...]) -> Generation:
+        """Let the model write until one of `stop`, and record what it wrote. Raises `ModelError`."""
+        if not (self.sampling.greedy_thoughts and self.sampling.temperature):
+            return await self._generate(stop, self.sampling)
+        thought = await self._generate((THOUGHT_ENDS, *stop), self.sampling.but(temperature=0.0))
+        if not thought.text.endswith(THOUGHT_ENDS):
+            return thought
+        whole = _joined(thought, await self._generate(stop, self.sampling))
+        # One turn is one segment and one message, however often the model was called for it.
+        self._segments[-3:] = [
+            Segment(role="policy", text=whole.text, token_ids=whole.token_ids, logprobs=whole.logprobs)
+        ]
+        self._messages[-2:] = [Message("policy", whole.text, whole.token_ids)]
+        return whole
+
+    async def _generate(self, stop: tuple[str, ...], sampling: Sampling) -> Generation:
         seed = derive_seed(self.sampling.seed, self.question.id, self.strategy, self.sample, self._usage.model_calls)
-        sampling = self.sampling.but(stop=stop, seed=seed)
-        if temperature is not None:
-            sampling = sampling.but(temperature=temperature)
+        sampling = sampling.but(stop=stop, seed=seed)
         (generation,) = await self.model.generate(self._messages, sampling=sampling)
         generation = _encodable(generation)
         self._usage += generation.usage
@@ -141,6 +153,20 @@ class Attempt:
             self._ids = list(seen)
         self._segments.append(Segment(role="prompt" if first else "observation", text=text, token_ids=ids))
         self._pending = []
+
+
+def _joined(first: Generation, then: Generation) -> Generation:
+    """Two stretches of writing as the one turn that they are."""
+    return replace(
+        then,
+        text=first.text + then.text,
+        tokens=None if first.tokens is None or then.tokens is None else first.tokens + then.tokens,
+        logprobs=None if first.logprobs is None or then.logprobs is None else first.logprobs + then.logprobs,
+        token_ids=None if first.token_ids is None or then.token_ids is None else first.token_ids + then.token_ids,
+        prompt_token_ids=first.prompt_token_ids,
+        prompt_text=first.prompt_text,
+        usage=first.usage + then.usage,
+    )
 
 
 def _shown(content: str | Instruction, prompt: str) -> str:
