@@ -106,14 +106,22 @@ class FactWorldBench:
         return self.solve_rates(self.policy(), self.train_questions).labels(self.settings.threshold)
 
     def attempts(
-        self, policy: LocalModel, strategy: Strategy, asked: Sequence[Question], *, temperature: float = 0.0
+        self,
+        policy: LocalModel,
+        strategy: Strategy,
+        asked: Sequence[Question],
+        *,
+        temperature: float = 0.0,
+        sample: int | None = None,
     ) -> list[Trajectory]:
-        """One attempt at each question."""
+        """One attempt at each question; another with another `sample`, where the temperature is above 0."""
         sampling = Sampling(temperature=temperature, max_tokens=MAX_TOKENS, seed=derive_seed("measure", self.seed))
 
         async def together() -> list[Trajectory]:
             return list(
-                await asyncio.gather(*(strategy.run(q, policy, self.sources, sampling=sampling) for q in asked))
+                await asyncio.gather(
+                    *(strategy.run(q, policy, self.sources, sampling=sampling, sample=sample) for q in asked)
+                )
             )
 
         return run(together())
