@@ -117,6 +117,11 @@ def searching(reward: Callable[[FactWorldBench], Reward]) -> Callable[[FactWorld
     return one_prompt(lambda bench: SearchLoop(bench.settings.max_turns), reward)
 
 
+def penalised(cost: float) -> Callable[[FactWorldBench], Metrics]:
+    """Naive shaping: every search costs `cost`."""
+    return searching(lambda bench: each(partial(search_penalty, cost=cost)))
+
+
 def two_stages(bench: FactWorldBench, *, threshold: float | None = None) -> Metrics:
     """Solve closed book and by search, label by the solve rate of the result, then learn the verdict alone."""
     s, policy = settings_of(bench), bench.policy()
@@ -187,7 +192,7 @@ ARMS = (
         one_prompt(lambda bench: Direct(), lambda bench: each(exact), acts=False),
     ),
     Arm("search-r1", "one prompt that may search, rewarded for the answer", searching(lambda bench: each(exact))),
-    Arm("naive", "the answer less 0.2 a search", searching(lambda bench: each(partial(search_penalty, cost=0.2)))),
+    Arm("naive", "the answer less 0.2 a search", penalised(0.2)),
     Arm(
         "aware",
         "the answer, and 0.2 for searching exactly where the base model does not know",
@@ -198,12 +203,7 @@ ARMS = (
     Arm("adasearch", "solve, then decide: two stages", two_stages),
     Arm("adasearch-e2e", "solving and deciding in one run", end_to_end),
     *(
-        Arm(
-            f"naive-{cost}",
-            f"the answer less {cost} a search",
-            searching(lambda bench, cost=cost: each(partial(search_penalty, cost=cost))),
-            optional=True,
-        )  # type: ignore[misc]
+        Arm(f"naive-{cost}", f"the answer less {cost} a search", penalised(cost), optional=True)
         for cost in PENALTIES
         if cost != 0.2
     ),
