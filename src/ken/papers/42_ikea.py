@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import Any
 
 from pydantic import Field
 
@@ -19,7 +20,14 @@ from ken.lab.render import questions
 from ken.metrics import exact_match
 from ken.models.local import LocalModel
 from ken.papers.catalogue import entry
-from ken.papers.factworld_bench import MAX_TOKENS, FactWorldBench, FactWorldSettings, curve, factworld_bench
+from ken.papers.factworld_bench import (
+    GREEDY_THOUGHTS,
+    MAX_TOKENS,
+    FactWorldBench,
+    FactWorldSettings,
+    curve,
+    factworld_bench,
+)
 from ken.papers.paper import Arm, Arms, Claim, Metrics, Paper
 from ken.training.factworld_base import FactWorldBaseConfig
 from ken.training.factworld_build import cache_folder
@@ -40,6 +48,9 @@ class Settings(FactWorldSettings):
 
     train_each, test_each: questions of either side, as many as there are at most. plus, minus: IKEA's r_kb. gate_l2,
     gate_guess: of `fit_gate`; two tokens on, the model has thought of the relation and is about to recall its value.
+
+    act_lr, act_kl and greedy_thoughts hold for every arm that may search, the baselines included, as in AdaSearch's
+    row: with the paper's KL of 1e-3 an arm falls on one action before it has found what it knows.
     """
 
     base: FactWorldBaseConfig = variant_config("ood")
@@ -50,6 +61,9 @@ class Settings(FactWorldSettings):
     steps: int = Field(default=90, ge=1)
     plus: float = 0.6
     minus: float = 0.05
+    act_lr: float = 5e-4
+    act_kl: float = 0.1
+    greedy_thoughts: bool = True
     gate_l2: float = 2e-3
     gate_guess: int = 2
 
@@ -66,15 +80,18 @@ class Bench:
     test: BoundaryQuestions
     ood: BoundaryQuestions | None
 
-    def train_set(self, ratio: float = 0.5) -> tuple[Question, ...]:
+    def train_set(self, ratio: float = 0.5) -> BoundaryQuestions:
         """Training questions, a share `ratio` of them easy."""
-        return draw(
-            self.settings, self.world, self.world.train_questions, self.rates, train=True, ratio=ratio
-        ).questions
+        return draw(self.settings, self.world, self.world.train_questions, self.rates, train=True, ratio=ratio)
 
     def train(self, policy: LocalModel, strategy: Strategy, reward: Reward, *, ratio: float = 0.5) -> TrainingLog:
-        tasks = [Task(question, strategy) for question in self.train_set(ratio)]
-        return self.world.train(policy, tasks, reward, steps=self.settings.steps)
+        s, chosen = self.settings, self.train_set(ratio)
+        easy = {question.id for question in chosen.easy}
+        tasks = [Task(q, strategy, "easy" if q.id in easy else "hard") for q in chosen.questions]
+        acts: dict[str, Any] = {"lr": s.act_lr, "kl": s.act_kl} if strategy.needs_search else {}
+        if strategy.needs_search and s.greedy_thoughts:
+            acts["sampling"] = GREEDY_THOUGHTS
+        return self.world.train(policy, tasks, reward, steps=s.steps, **acts)
 
     @cached_property
     def search_r1(self) -> tuple[LocalModel, TrainingLog]:
@@ -159,7 +176,8 @@ def mean_searches(made: Sequence[Trajectory]) -> float:
 
 
 def curves(log: TrainingLog) -> dict[str, list[float]]:
-    return {f"{name}_curve": curve(log, name) for name in ("reward", "searches", "zero_variance")}
+    names = ("reward", "searches", "searches/easy", "searches/hard", "zero_variance")
+    return {f"{name}_curve": curve(log, name) for name in names}
 
 
 def sparing(*, plus: float | None = None, minus: float | None = None, ratio: float = 0.5) -> Callable[[Bench], Metrics]:
@@ -199,7 +217,7 @@ def gate(bench: Bench) -> Metrics:
     """Search-R1 behind a classifier, fitted on what this policy, not the base model, knows of the training questions:
     labels belong to the weights that are asked."""
     s, (policy, _) = bench.settings, bench.search_r1
-    asked = bench.train_set()
+    asked = bench.train_set().questions
     rates = probe(s, bench.world, policy, asked)
     labels = {name: rate >= s.easy for name, rate in rates.items()}
     fitted = run(fit_gate(policy, asked, labels, l2=s.gate_l2, guess=s.gate_guess))
