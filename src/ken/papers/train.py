@@ -301,7 +301,13 @@ class _Course:
         from ken.training.train import train
 
         self.listener.on_note(f"{stage.name}: {stage.text}")
-        work = stage.work(Trainee(self.policy, self.asked, self.solve_rates))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", UserWarning)
+            warnings.simplefilter("always", RuntimeWarning)
+            work = stage.work(Trainee(self.policy, self.asked, self.solve_rates))
+        for warning in caught:
+            if issubclass(warning.category, UserWarning | RuntimeWarning):
+                self.listener.on_note(f"WARNING: {warning.message}")
         name = f"{self.settings.paper}/{self.folder.absolute().name}/{stage.name}"
         log_to = self.settings.log_to if _first() else None
         with tracker(log_to, folder=place, run=name, settings=self.settings.options) as track:
@@ -329,8 +335,7 @@ class _Course:
         from ken.training.labels.solve_rate import measure_solve_rates, write_solve_rates
 
         sampling = self.options.sampling().but(temperature=1.0, seed=derive_seed("solve rate", self.options.seed))
-        with PartialState().main_process_first(), warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", RuntimeWarning)
+        with PartialState().main_process_first():
             measured = run(
                 measure_solve_rates(
                     self.policy,
@@ -344,8 +349,6 @@ class _Course:
             )
             if _first():
                 write_solve_rates(self.folder / SOLVE_RATES, self.asked, measured)
-        for warning in caught:
-            self.listener.on_note(str(warning.message))
         counts = ", ".join(f"{count:,}" for count in measured.histogram())
         self.listener.on_note(f"questions answered alone 0 to {samples} times of {samples}: {counts}")
         return measured
