@@ -35,11 +35,10 @@ from ken.training.rollout_statistics import rollout_statistics, total
 from ken.training.rollouts import Group, Reward, Score, Task, Tasks, Unit
 from ken.training.token_rows import TokenBatch, token_batch, token_row
 
-
 NOTHING = Sources()
 
 
-class RolloutTrainer(GRPOTrainer):
+class RolloutTrainer(GRPOTrainer):  # type: ignore[misc]
     """TRL's GRPO trainer, fed by agents.
 
     policy: the model that is trained, in place. reference: the frozen model of the KL terms, or None when both
@@ -160,7 +159,7 @@ class RolloutTrainer(GRPOTrainer):
 
         async def everything() -> list[list[Trajectory]]:
             groups = (asyncio.gather(*self._attempts(task, seed)) for task, seed in zip(tasks, seeds, strict=True))
-            return await asyncio.gather(*groups)
+            return list(await asyncio.gather(*groups))
 
         training = self.policy.model.training
         self.policy.model.eval()

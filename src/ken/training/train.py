@@ -248,7 +248,7 @@ def _emergency(trainer: RolloutTrainer, checkpoints: Path) -> str:
     checkpoint = checkpoints / f"checkpoint-{step}"
     if step and not (checkpoint / STATE).is_file():
         trainer.policy.model.zero_grad(set_to_none=True)
-        trainer._save_checkpoint(trainer.model, None)  # type: ignore[no-untyped-call]
+        trainer._save_checkpoint(trainer.model, None)
         complete(trainer, checkpoint)
     return f"step {trainer.rollout_step} is saved in {checkpoint}" if step else "before the first step was done"
 
