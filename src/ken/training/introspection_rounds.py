@@ -15,13 +15,13 @@ from pydantic import Field
 
 from ken.agents.background import run
 from ken.agents.strategy import Strategy
-from ken.core import BadInput, TrainingError
+from ken.core import BadInput, KenError, TrainingError
 from ken.core.frozen import Frozen
 from ken.core.seeding import derive_seed
 from ken.metrics.diversity import distinct_n, self_bleu
 from ken.metrics.feasibility import Feasibility
 from ken.models.local import LocalModel
-from ken.training.introspection import Introspector
+from ken.training.introspection import Introspection, Introspector
 from ken.training.monitors import Alarm, Monitor, Watch
 from ken.training.rewards.consensus import majority_rewards, within_bounds
 from ken.training.rl_config import RLConfig
@@ -117,8 +117,8 @@ def train_on_introspection(
     each kind, which keeps the kinds in balance. analyser: judges candidates for the pool, and all tasks when it is
     measured; strategy: judges in training (default: the analyser's).
 
-    A task enters the pool by what the policy that made it up says of it, before it is trained on it. Raises
-    `TrainingError` when a guard stops the training, `BadInput` when the model makes up nothing usable.
+    A task enters the pool by what the policy that made it up says of it, before it is trained on it. Raises `BadInput`
+    when the model makes up nothing usable, `TrainingError` when it no longer does, or when a guard stops the training.
     """
     settings, author = config or RoundsConfig(), introspector or Introspector()
     judge = analyser or SelfAnalyser()
@@ -127,7 +127,12 @@ def train_on_introspection(
     reports: list[RoundReport] = []
 
     def measured(number: int, seed: int, **rest: object) -> RoundReport:
-        agreement, made = run(intrinsic(policy, author, pool, judge, count=settings.measured, seed=seed))
+        try:
+            agreement, made = run(intrinsic(policy, author, pool, judge, count=settings.measured, seed=seed))
+        except BadInput as error:
+            if not number:
+                raise
+            raise TrainingError(f"after round {number} {error}; raise kl, or lower lr") from error
         written = made.written
         return RoundReport(
             round=number,
@@ -147,11 +152,7 @@ def train_on_introspection(
         seed = derive_seed("round", rl.seed, number) % 2**31
         made = run(author.run(policy, pool, wanted=settings.candidates, runs=settings.runs, round=number, seed=seed))
         if not made.candidates:
-            why = ", ".join(f"{count} {name}" for name, count in made.dropped.most_common(3))
-            raise BadInput(
-                f"nothing that the model made up in round {number} can be used ({why}); look at what it writes, or "
-                "loosen the filters"
-            )
+            raise _nothing_usable(number, made)
         analyses = run(judge.run(policy, [task.asked for task in made.candidates]))
         rng = np.random.default_rng(seed)
         chosen = [
@@ -183,6 +184,14 @@ def train_on_introspection(
         if log.interrupted:
             break
     return reports
+
+
+def _nothing_usable(number: int, made: Introspection) -> KenError:
+    why = ", ".join(f"{count} {name}" for name, count in made.dropped.most_common(3))
+    found = f"nothing that the model made up in round {number} can be used ({why})"
+    if number == 1:
+        return BadInput(f"{found}; look at what it writes, or loosen the filters")
+    return TrainingError(f"{found}; it has lost the format, so raise kl or lower lr")
 
 
 def balanced_units(tasks: Sequence[InventedTask], strategy: Strategy, rng: np.random.Generator) -> list[Unit]:
