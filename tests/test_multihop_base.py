@@ -23,7 +23,9 @@ from ken.training.multihop_base import (
     smoke_config,
 )
 
-SMALL = MultiHopBaseConfig(world=MultiHopConfig(entities=200, train=0, test=0), copying=60, reading=200, closed=40)
+SMALL = MultiHopBaseConfig(
+    world=MultiHopConfig(entities=200, train=0, test=0), short=30, copying=30, reading=200, closed=40
+)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +36,7 @@ def world() -> MultiHopWorld:
 def test_every_word_is_in_the_vocabulary_and_the_longest_example_in_the_context(world: MultiHopWorld) -> None:
     tokenizer = build_tokenizer(world)
     stages = pretraining_stages(SMALL, world, tokenizer)
-    assert [len(stage) for stage in stages] == [60, 240]
+    assert [len(stage) for stage in stages] == [30, 30, 240]
     for example in (example for stage in stages for example in stage):
         assert tokenizer.unk_token_id not in example.ids
         assert len(example.ids) < SMALL.context
@@ -54,7 +56,7 @@ def test_what_is_learnt_is_quoted_from_the_documents_and_answers_follow(world: M
     rng = np.random.default_rng(0)
     true = {(s, v) for s, _, v in triples(world)}
     told = hits = 0
-    for pieces in [*copying(SMALL, world, rng), *reading(SMALL, world, rng)]:
+    for pieces in [*copying(world, 60, rng), *reading(SMALL, world, rng)]:
         shown = pieces[0][0]
         for (question, asked), (text, learnt) in zip(pieces[1::2], pieces[2::2], strict=True):
             assert (asked, learnt) == (False, True)

@@ -53,7 +53,7 @@ CHAT_TEMPLATE = "<bos> {% for message in messages %}{{ message['content'] }} {% 
 class MultiHopBaseConfig(Frozen):
     """World, architecture, and number of examples of each kind. gated: whether a model that fails a gate is refused.
 
-    copying, reading, closed: examples of each. documents: probabilities of 1, 2, … documents in an example of reading.
+    short, copying, reading, closed: examples of each; the short ones are documents of two facts. documents: probabilities of 1, 2, … documents in an example of reading.
     asked: questions about them.
     """
 
@@ -63,15 +63,16 @@ class MultiHopBaseConfig(Frozen):
     heads: int = Field(default=4, ge=1)
     intermediate_size: int = Field(default=384, ge=8)
     context: int = 640
-    copying: int = 16_000
-    reading: int = 12_000
+    short: int = 9_600
+    copying: int = 6_400
+    reading: int = 9_600
     closed: int = 500
     documents: tuple[float, ...] = (0.1, 0.35, 0.25, 0.15, 0.1, 0.05)
     asked: int = 8
     batch: int = 32
     lr: float = 3e-3
     weight_decay: float = 0.01
-    init: float = 0.06
+    init: float = 0.1
     optimizer: Literal["adamw", "muon"] = "muon"
     gated: bool = True
     seed: int = 0
@@ -82,7 +83,9 @@ def smoke_config(*, seed: int = 0) -> MultiHopBaseConfig:
     gates do not count: for trying code, not for claims."""
     world = MultiHopConfig(entities=60, train=60, test=30, held_out=0.4, seed=seed)
     sizes: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "layers": 2, "heads": 2}
-    return MultiHopBaseConfig(world=world, seed=seed, copying=600, reading=300, closed=30, gated=False, **sizes)
+    return MultiHopBaseConfig(
+        world=world, seed=seed, short=300, copying=300, reading=300, closed=30, gated=False, **sizes
+    )
 
 
 def built(config: MultiHopBaseConfig, *, on_step: OnStep = lambda step, steps, loss: None) -> Path:
@@ -155,11 +158,13 @@ def build_tokenizer(world: MultiHopWorld) -> Any:
 
 
 def pretraining_stages(config: MultiHopBaseConfig, world: MultiHopWorld, tokenizer: Any) -> list[list[Example]]:
-    """All examples, each to be shown once: first plain copying, so that it is there before anything builds on it."""
+    """All examples, each to be shown once. First plain copying, so that it is there before anything builds on it; and
+    first from the shortest documents, where there is least to choose from and it is learnt soonest."""
     rng = np.random.default_rng(derive_seed("multihop base", config.seed))
-    copied = list(copying(config, world, rng))
+    short = copying(world, config.short, rng, most=2)
+    whole = copying(world, config.copying, rng)
     mixed = [*reading(config, world, rng), *closed_book(config, world, rng)]
-    return [encode(copied, tokenizer), encode(mixed, tokenizer)]
+    return [encode(list(short), tokenizer), encode(list(whole), tokenizer), encode(mixed, tokenizer)]
 
 
 async def measure_gates(model: Model, world: MultiHopWorld, *, examples: int = 300, seed: int = 2**20) -> list[Gate]:
@@ -206,11 +211,13 @@ async def measure_gates(model: Model, world: MultiHopWorld, *, examples: int = 3
 # -------------------------------------------------------------------------------------------------------------------
 
 
-def copying(config: MultiHopBaseConfig, world: MultiHopWorld, rng: np.random.Generator) -> Iterator[list[Piece]]:
-    """Single documents as they stand between steps, then their facts, asked for in any wording and quoted: the more
-    there is to copy, the sooner copying is learnt."""
-    for _ in range(config.copying):
-        (page,) = random_pages(world, rng, 1)
+def copying(
+    world: MultiHopWorld, examples: int, rng: np.random.Generator, *, most: int | None = None
+) -> Iterator[list[Piece]]:
+    """Single documents as they stand between steps, of at most so many facts, then their facts, asked for in any wording
+    and quoted: the more there is to copy, the sooner copying is learnt."""
+    for _ in range(examples):
+        page = random_pages(world, rng, 1)[0][:most]
         yield [(f"{BOS} {DOCUMENTS} {render_documents([document(page)])}", False), *_quotes(page, rng)]
 
 
