@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("torch", reason="needs the extra `lab`")
+pytest.importorskip("trl", reason="needs the extra `train`")
+
+SHORT = ("--questions", "40", "--samples", "4", "--steps", "3")
 
 
 def ken(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -19,7 +21,7 @@ def ken(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_demo_audits_four_strategies_and_shows_three_kinds_of_question(tmp_path: Path) -> None:
-    done = ken("demo", "--questions", "40", "--samples", "4", cwd=tmp_path)
+    done = ken("demo", *SHORT, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     for words in (
         "direct",
@@ -30,6 +32,9 @@ def test_the_demo_audits_four_strategies_and_shows_three_kinds_of_question(tmp_p
         "One it knows",
         "One it must search",
         "wrongly believes",
+        "Now it is taught",
+        "before",
+        "after",
     ):
         assert words in done.stdout
     assert max(map(len, done.stdout.splitlines()[:12])) <= 80, "the table fits a terminal"
@@ -40,8 +45,20 @@ def test_the_demo_audits_four_strategies_and_shows_three_kinds_of_question(tmp_p
     assert by_name["rag"]["em"] > by_name["direct"]["em"] + 0.2, "search helps on a world half of which is unknown"
     assert report["failures"] == []
 
-    again = ken("demo", "--questions", "40", "--samples", "4", cwd=tmp_path)
+    again = ken("demo", *SHORT, cwd=tmp_path)
     assert again.stdout == done.stdout, "the demo is the same every time"
+
+
+@pytest.mark.slow
+def test_the_demo_teaches_the_model_when_to_search(tmp_path: Path) -> None:
+    done = ken("demo", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    audits = [json.loads((tmp_path / "ken-demo" / name / "audit.json").read_text()) for name in ("before", "after")]
+    (before, after) = ({s["strategy"]: s for s in audit["strategies"]}["adaptive"] for audit in audits)
+    assert after["em"] > before["em"] + 0.1
+    assert after["boundaries"][0]["aware"]["f1"] > before["boundaries"][0]["aware"]["f1"] + 0.05
+    assert 0.2 < after["cost"]["searches"] < 0.9, "it searches for some questions, and not for all"
+    assert "One it now decides otherwise: What is" in done.stdout
 
 
 def test_the_demo_touches_no_folder_of_somebody_else(tmp_path: Path) -> None:

@@ -11,11 +11,13 @@ import typer
 from ken.core.errors import BadInput
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from rich.console import Console
 
+    from ken.auditing import AuditReport
     from ken.core import Question, Trajectory
+    from ken.lab import FactWorld
 
 MODEL = "lab/factworld"
 
@@ -26,9 +28,10 @@ def demo(
     ] = Path("ken-demo"),
     questions: Annotated[int, typer.Option(min=10, help="How many held-out questions.")] = 200,
     samples: Annotated[int, typer.Option(min=1, help="Closed-book samples per question.")] = 8,
+    steps: Annotated[int, typer.Option(min=0, help="Of the training at the end; 0 leaves it out.")] = 70,
 ) -> None:
-    """Index a small world, audit four strategies on a model that knows a known part of it, and show three questions
-    step by step.
+    """Index a small world, audit four strategies on a model that knows a known part of it, show three questions step by
+    step, and teach the model what it knows.
     """
     from rich.console import Console
 
@@ -82,6 +85,8 @@ def demo(
                 f"{verdict:.2f}, while its own consistency tells right answers from wrong ones with AUROC "
                 f"{calibration.auroc:.2f}."
             )
+    if steps:
+        _teach(console, world, asked, out, samples=samples, steps=steps)
     console.print(
         f"\n{out / 'audit' / 'audit.html'}  the report with every decision and its calibration",
         soft_wrap=True,
@@ -95,10 +100,126 @@ def demo(
     )
 
 
+def _teach(
+    console: Console, world: FactWorld, asked: Sequence[Question], out: Path, *, samples: int, steps: int
+) -> None:
+    """AdaSearch's second stage on the training facts, and what it changes on the held-out ones."""
+    from importlib.util import find_spec
+
+    import ken
+    from ken.auditing.log import read_log
+    from ken.cli.audit import progress_bar
+    from ken.lab import render
+
+    if not find_spec("trl"):
+        console.print(
+            "\nThe training is left out: it needs the extra `train` (pip install 'ken[train]').", markup=False
+        )
+        return
+    from ken.cli.train import listening
+    from ken.papers.train import Listener, train_on
+
+    training = render.questions(world, "train")
+    console.print(
+        f"\nNow it is taught, as AdaSearch does: its answers to {len(training):,} other questions say which of them it "
+        f"knows, and reinforcement learning rewards it for saying so ({steps} steps of 64 questions).\n"
+    )
+    with listening() as listener:
+        trained = train_on(
+            "adasearch",
+            model=MODEL,
+            questions=training,
+            index=out / "index",
+            out=out / "training",
+            steps=0,  # the first stage would teach it to answer and to search, which this model does already
+            decide_steps=steps,
+            samples=samples,
+            listener=Listener(on_progress=listener.on_progress),
+        )
+    reports, attempts = {}, {}
+    for name, model in (("before", MODEL), ("after", f"hf/{trained.model}")):
+        with progress_bar() as on_progress:
+            reports[name] = ken.audit(
+                asked,
+                model=model,
+                index=out / "index",
+                out=out / name,
+                strategies="adaptive",
+                samples=samples,
+                top_k=1,
+                sampling=ken.Sampling(max_tokens=32),
+                on_progress=on_progress,
+            )
+        log = read_log(out / name / "trajectories.jsonl").values()
+        attempts[name] = {t.question.id: t for t in log if t.strategy == "adaptive" and t.error is None}
+    _show_difference(console, reports)
+    _show_change(console, asked, attempts, _solve_rates(t for t in log if t.sample is not None))
+
+
+def _show_difference(console: Console, reports: Mapping[str, AuditReport]) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("adaptive, greedy", no_wrap=True)
+    for heading in ("F1_aware", "EM", "searches", "wasted", "AUROC of what it says"):
+        table.add_column(heading, justify="right")
+    for name, report in reports.items():
+        row = next(s for s in report.strategies if s.strategy == "adaptive")
+        boundary = row.boundaries[0]
+        stated = next((c.auroc for c in report.calibration if c.name == "verdict"), None)
+        table.add_row(
+            name,
+            f"{boundary.aware.f1:.2f}",
+            f"{row.em:.2f}",
+            f"{row.cost.searches if row.cost else 0:.2f}",
+            str(boundary.use.wasted),
+            "–" if stated is None else f"{stated:.2f}",
+        )
+    console.print(table)
+
+
+def _show_change(
+    console: Console,
+    asked: Sequence[Question],
+    attempts: Mapping[str, Mapping[str, Trajectory]],
+    known: Mapping[str, float],
+) -> None:
+    """A question on which it changed its mind, for the better if there is one."""
+    from rich.text import Text
+
+    from ken.cli.trace import show_trace
+
+    pairs = [(attempts["before"][q.id], attempts["after"][q.id]) for q in asked if q.id in attempts["before"]]
+    changed = [(old, new) for old, new in pairs if _says(old) is not _says(new)]
+    better = [(o, n) for o, n in changed if _right(n) and not _right(o)]
+    better += [(o, n) for o, n in changed if _says(n) is (known.get(n.question.id, 0) >= 0.5)]
+    console.print()
+    if not changed:
+        console.print(Text("One it now decides otherwise: there is none among these questions", style="bold"))
+        return
+    old, new = (better or changed)[0]
+    console.print(
+        Text.assemble(
+            ("One it now decides otherwise: ", "bold"),
+            new.question.text,
+            (f"  (accepted: {_golds(new.question)})", "dim"),
+        )
+    )
+    for name, attempt in (("before", old), ("after", new)):
+        console.print(name, style="dim")
+        show_trace(console, attempt)
+
+
 def _clear(out: Path) -> None:
     """Remove what an earlier demo left in `out`; refuse to touch anything else."""
     if out.exists():
-        if not out.is_dir() or {path.name for path in out.iterdir()} - {"index", "audit"}:
+        if not out.is_dir() or {path.name for path in out.iterdir()} - {
+            "index",
+            "audit",
+            "before",
+            "training",
+            "after",
+        }:
             raise BadInput(f"{out} exists and is not a demo's folder; choose another --out")
         shutil.rmtree(out)
 
