@@ -53,8 +53,8 @@ CHAT_TEMPLATE = "<bos> {% for message in messages %}{{ message['content'] }} {% 
 class MultiHopBaseConfig(Frozen):
     """World, architecture, and number of examples of each kind. gated: whether a model that fails a gate is refused.
 
-    short, copying, reading, closed: examples of each; the short ones are documents of two facts. documents: probabilities of 1, 2, … documents in an example of reading.
-    asked: questions about them.
+    short, copying, reading, closed: examples of each; the short ones are documents of two facts. documents:
+    probabilities of 1, 2, … documents in an example of reading. asked: questions about them.
     """
 
     world: MultiHopConfig = MultiHopConfig()
@@ -214,8 +214,8 @@ async def measure_gates(model: Model, world: MultiHopWorld, *, examples: int = 3
 def copying(
     world: MultiHopWorld, examples: int, rng: np.random.Generator, *, most: int | None = None
 ) -> Iterator[list[Piece]]:
-    """Single documents as they stand between steps, of at most so many facts, then their facts, asked for in any wording
-    and quoted: the more there is to copy, the sooner copying is learnt."""
+    """Single documents as they stand between steps, of at most so many facts, then their facts, asked for in any
+    wording and quoted: the more there is to copy, the sooner copying is learnt."""
     for _ in range(examples):
         page = random_pages(world, rng, 1)[0][:most]
         yield [(f"{BOS} {DOCUMENTS} {render_documents([document(page)])}", False), *_quotes(page, rng)]
