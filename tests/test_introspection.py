@@ -15,10 +15,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ken.agents import Strategy
+from ken.agents.attempt import Attempt
+from ken.agents.protocol import parse_decision
 from ken.core import BadInput, DataError, ModelError, Question, Sampling
 from ken.core.answerable import answerable, read_answerable
 from ken.metrics.diversity import distinct_n, rouge_l, self_bleu
 from ken.metrics.feasibility import feasibility, feasibility_by
+from ken.models.conversation import Instruction
+from ken.models.local import LocalModel
 from ken.models.scripted import ScriptedModel
 from ken.training.introspection import REASONS, Filters, Introspector, Request, read_question, request_text
 from ken.training.introspection_rounds import GUARDS, balanced_units, stopping
@@ -27,6 +32,7 @@ from ken.training.rewards.consensus import INTENDED, agree, majority_rewards
 from ken.training.rollouts import Group, Task
 from ken.training.self_analysis import Analysis, SelfAnalyser, consensus_histogram, extrinsic, intrinsic, judged
 from ken.training.task_pool import InventedTask, TaskPool, task_id
+from tests.bandits import bandit_model
 
 TOPICS = (
     *("rivers", "cheese", "comets", "tennis", "harbours", "violins", "glaciers"),
@@ -527,3 +533,80 @@ def test_an_empty_or_missing_file_is_refused(tmp_path: Path) -> None:
     for name in ("empty.jsonl", "none.json", "missing.json"):
         with pytest.raises(BadInput):
             list(read_answerable(tmp_path / name))
+
+
+# --- what agreement teaches
+# -------------------------------------------------------------------------------------------------------------------
+
+
+class Say(Strategy):
+    """One word: loud for yes, soft for no."""
+
+    name = "say"
+
+    async def solve(self, attempt: Attempt) -> None:
+        attempt.begin(Instruction(text="choose", token="<choose>"), attempt.question.text)
+        generation = await attempt.generate(stop=())
+        said = {"loud": "yes", "soft": "no"}.get(generation.text.strip(), "?")
+        attempt.steps.append(parse_decision(f"<assessment>{said}</assessment>"))
+
+
+def leaning(folder: Path, right: float) -> LocalModel:
+    """A tiny model that says what is true of each of six words (red: yes, blue: no …) with this probability."""
+    import torch
+
+    model = bandit_model(folder)
+    ids = model.tokenizer.convert_tokens_to_ids(["<choose>", *TRUTH, "loud", "soft"])
+    prompts = torch.tensor([[ids[0], word] for word in ids[1:-2]])
+    target = torch.zeros(len(prompts), model.model.config.vocab_size)
+    for row, true in enumerate(TRUTH.values()):
+        target[row, ids[-2 if true else -1]] = right
+        target[row, ids[-1 if true else -2]] = 1 - right
+    optimizer = torch.optim.AdamW(model.model.parameters(), lr=1e-2)
+    for _ in range(150):
+        loss = torch.nn.functional.cross_entropy(model.model(prompts).logits[:, -1], target)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return model
+
+
+TRUTH = {"red": True, "green": True, "blue": False, "black": False, "one": True, "two": False}
+
+
+def test_agreement_sharpens_what_is_right_more_often_than_not_and_what_is_wrong_as_well(tmp_path: Path) -> None:
+    """The promise and the pitfall of consensus, with Reinforce++: judgements that are right 70% of the time become
+    right, those that are right 30% of the time become wrong, and a reward by chance does neither."""
+    from ken.training.rewards.chance import by_chance
+    from ken.training.rl_config import RLConfig
+    from ken.training.rollouts import each, within
+    from ken.training.train import train
+
+    tasks = [Task(Question(id=w, text=w, meta={INTENDED: true}), Say()) for w, true in TRUTH.items()]
+    config = RLConfig(
+        steps=30,
+        units=6,
+        group_size=16,
+        advantage="batch",
+        kl=0.0,
+        kl_in_reward=0.05,
+        lr=2e-3,
+        warmup_steps=0,
+        sampling=Sampling(temperature=1.0, max_tokens=1),
+    )
+    reached = {}
+    for name, right, reward in (
+        ("majority", 0.7, within(agree)),
+        ("chance", 0.7, each(by_chance)),
+        ("wrong", 0.3, within(agree)),
+    ):
+        model = leaning(tmp_path / name, right)
+        analyser = SelfAnalyser(samples=16, strategy=Say(), sampling=Sampling(temperature=1.0, max_tokens=1))
+        before = asyncio.run(extrinsic(model, [t.question for t in tasks], list(TRUTH.values()), analyser))
+        assert abs(before.single.accuracy - right) < 0.15
+        train(model, tasks, reward, config)
+        after = asyncio.run(extrinsic(model, [t.question for t in tasks], list(TRUTH.values()), analyser))
+        reached[name] = after.single.accuracy
+    assert reached["majority"] > 0.9
+    assert abs(reached["chance"] - 0.7) < 0.2
+    assert reached["wrong"] < 0.1
