@@ -132,8 +132,8 @@ class FactWorldBench:
 
         em; f1_aware, precision, recall of "I know"; searches: calls a question; unneeded: calls a question that the
         policy could have answered alone; over_search, under_search: shares of the known and of the unknown; known:
-        share it can answer alone; inside_em: closed book, greedy; auc: of the stated probability of knowing, nan
-        without one; unfinished.
+        share it can answer alone; inside_em: closed book, greedy; auc: of the stated probability of knowing,
+        over verdicts that can be read, nan without any; unfinished.
         """
         rates = self.solve_rates(policy, self.asked).rates
         known = [rates[q.id] >= self.settings.threshold for q in self.asked]
@@ -142,8 +142,9 @@ class FactWorldBench:
         right = [exact_match(t.answer, t.question.answers) for t in made]
         aware = f1_aware([decision_of(t) if not isinstance(strategy, Direct) else True for t in made], known)
         use = count_search_use([len(t.searches) for t in made], known, right)
-        stated = [t.decision.confidence if t.decision else None for t in made]
-        auc = auroc([c for c in stated if c is not None], known) if None not in stated else None
+        stated = [(t.decision.confidence, k) for t, k in zip(made, known, strict=True) if t.decision]
+        readable = [(confidence, k) for confidence, k in stated if confidence is not None]
+        auc = auroc([c for c, _ in readable], [k for _, k in readable]) if readable else None
         return {
             "em": _mean(right),
             "f1_aware": aware.f1,
