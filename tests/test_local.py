@@ -48,7 +48,7 @@ def test_greedy_decoding_equals_transformers(model: LocalModel) -> None:
         with torch.inference_mode():
             full = model.model.generate(ids, max_new_tokens=40, do_sample=False)[0, ids.shape[1] :].tolist()
         assert list(generation.token_ids) == full
-        assert generation.ended == ("end" if full[-1] in model._end_ids else "length")
+        assert generation.ended == ("end" if full[-1] in model.end_ids else "length")
         assert "".join(generation.tokens) == generation.text
 
 
@@ -180,7 +180,7 @@ def test_a_prompt_beyond_the_context_fails_alone(model: LocalModel) -> None:
 
 def test_finished_rows_may_outlast_learnt_positions(tmp_path: Path) -> None:
     gpt = LocalModel(write_model(tmp_path, byte_level_tokenizer(), context=128, kind="gpt2"))
-    gpt._end_ids = frozenset()
+    gpt.end_ids = frozenset()
     lengths = [len(gpt.render(says("x" * k))[1]) for k in (1, 50)]
     assert lengths[0] < lengths[1] < 128
     short, longer = generate(gpt, "x", "x" * 50, max_tokens=1000)  # ends at the context, one long before the other

@@ -88,7 +88,7 @@ class Held:
 
 def test_a_cancelled_caller_leaves_the_batch_and_hurts_nobody(folder: Path) -> None:
     model = LocalModel(folder)
-    model._end_ids = frozenset()
+    model.end_ids = frozenset()
     expected = one(model, "Elbe", max_tokens=25).token_ids
     held = Held(model)
 
@@ -144,7 +144,7 @@ def test_one_model_serves_successive_loops_and_loops_in_many_threads(model: Loca
 
 def test_a_loop_that_was_stopped_in_the_middle_leaves_the_model_usable(folder: Path) -> None:
     model = LocalModel(folder)
-    model._end_ids = frozenset()
+    model.end_ids = frozenset()
     expected = one(model, "Elbe", max_tokens=8).token_ids
     held = Held(model)
 

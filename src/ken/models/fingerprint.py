@@ -33,7 +33,7 @@ def fingerprint(model: Model) -> str:
         digest.update(memoryview(flat.view(torch.uint8).numpy()))  # as bytes: numpy knows no bfloat16
     rest: list[Any] = [
         {key: value for key, value in model.model.config.to_dict().items() if key not in _NEUTRAL},
-        sorted(model._end_ids),
+        sorted(model.end_ids),
         model.tokenizer.backend_tokenizer.to_str(),
         model.tokenizer.chat_template,
         model.control_tokens,

@@ -25,6 +25,8 @@ from ken.models.conversation import Conversation, Generation, Instruction, Messa
 if TYPE_CHECKING:
     import numpy as np
 
+    from ken.models.decoding import Row
+
 T = TypeVar("T")
 LAB_MANIFEST = "ken-lab.json"  # stands beside the weights of a lab model
 CACHED_OPENINGS = 1024  # rendered prompts kept: the samples of one question share theirs
@@ -45,7 +47,7 @@ class LocalModel:
     device: "cpu", "cuda", …; by default a GPU if there is one. dtype: a torch dtype name; by default the checkpoint's
     own on a GPU and float32 on a CPU. batch_size: most sequences decoded at once. control_tokens: instructions are
     given as one token; by default for models of the lab, which a `ken-lab.json` in their folder tells. `seconds`
-    counts the time spent generating.
+    counts the time spent generating; `decoder`, when set, writes the rows of a batch instead of this model (vLLM).
 
     Raises `ModelError` when the model cannot be loaded, `BadInput` for an unknown dtype or a batch_size below 1.
     """
@@ -66,12 +68,13 @@ class LocalModel:
         self.path, self.spec, self.batch_size = Path(path), spec or f"hf/{path}", batch_size
         self.control_tokens = (self.path / LAB_MANIFEST).is_file() if control_tokens is None else control_tokens
         self.seconds = 0.0
-        self._end_ids = _end_ids(self.model, self.tokenizer)
+        self.decoder: Callable[[Sequence[Row]], None] | None = None
+        self.end_ids = _end_ids(self.model, self.tokenizer)
         self._pad_id = (
-            self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else min(self._end_ids, default=0)
+            self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else min(self.end_ids, default=0)
         )
         config = self.model.config.get_text_config(decoder=True)
-        self._limit: int = getattr(config, "max_position_embeddings", None) or 2**31
+        self.limit: int = getattr(config, "max_position_embeddings", None) or 2**31
         self._special = _any_of([t.content for t in self.tokenizer.added_tokens_decoder.values() if t.special])
         self._opening = lru_cache(CACHED_OPENINGS)(self._render_opening)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ken-local")
@@ -124,9 +127,9 @@ class LocalModel:
             raise ModelError(f"{self.spec} has been closed; load it again")
         if not ids:
             raise ModelError(f"the prompt is empty for {self.spec}; its chat template or tokenizer gives no tokens")
-        if len(ids) >= self._limit:
+        if len(ids) >= self.limit:
             raise ModelError(
-                f"the prompt has {len(ids)} tokens, {self.spec} takes fewer than {self._limit}; use fewer passages"
+                f"the prompt has {len(ids)} tokens, {self.spec} takes fewer than {self.limit}; use fewer passages"
             )
 
     async def _alone(self, work: Callable[..., T], *arguments: object) -> T:
@@ -216,14 +219,18 @@ class LocalModel:
             for r in requests
         ]
         started = time.perf_counter()
-        decode(
-            self.model,
-            self.tokenizer.backend_tokenizer,
-            [row for group in rows for row in group],
-            end_ids=self._end_ids,
-            pad_id=self._pad_id,
-            limit=self._limit,
-        )
+        everything = [row for group in rows for row in group]
+        if self.decoder is not None:
+            self.decoder(everything)
+        else:
+            decode(
+                self.model,
+                self.tokenizer.backend_tokenizer,
+                everything,
+                end_ids=self.end_ids,
+                pad_id=self._pad_id,
+                limit=self.limit,
+            )
         seconds = time.perf_counter() - started
         self.seconds += seconds
         return [
