@@ -58,7 +58,7 @@ class Settings(FactWorldSettings):
     easy: float = Field(default=0.25, gt=0, le=1)
     train_each: int = Field(default=600, ge=1)
     test_each: int = Field(default=250, ge=1)
-    steps: int = Field(default=90, ge=1)
+    steps: int = Field(default=180, ge=1)
     plus: float = 0.6
     minus: float = 0.05
     act_lr: float = 5e-4
@@ -298,9 +298,9 @@ paper = Paper(
         "A search agent that is told to prefer what it knows, paid more for a right answer the fewer searches it took "
         "and a crumb for a search that did not help, and trained on as many questions that the base model can answer "
         "alone as on questions that it cannot. Sixteen closed-book samples tell them apart. Here easy is a solve rate "
-        "of at least 1/4, not of one sample, since 40 values are often guessed; training takes 90 steps, not the "
-        "card's 180, by which one-prompt arms have converged; the model is FactWorld's, with a relation that no "
-        "training question asks about; and the paper's missing baseline, a classifier in front, is there."
+        "of at least 1/4, not of one sample, since 40 values are often guessed; the model is FactWorld's, with a "
+        "relation that no training question asks about; and the baseline that the paper's reviewers missed, a "
+        "classifier in front, is there."
     ),
     full=Settings(),
     smoke=Settings(
