@@ -15,6 +15,7 @@ from ken.training.rl import RolloutTrainer, trl_arguments
 from ken.training.rl_config import RLConfig
 from ken.training.rollouts import Group, Shuffled, Task, by_kind, each, within
 from ken.training.train import train
+from ken.training.vllm_decoding import VllmDecoder
 from tests.bandits import (
     HEARD,
     QUESTIONS,
@@ -276,3 +277,39 @@ def test_only_one_method_of_trl_is_overridden() -> None:
 
     shared = {name for name in vars(RolloutTrainer) if hasattr(GRPOTrainer, name) and not name.startswith("__")}
     assert shared - {"_abc_impl"} == {"_generate_and_score_completions"}
+
+
+def test_rollouts_of_vllm_are_weighed_by_how_likely_the_policy_finds_them(
+    model: LocalModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM itself needs a GPU: here the policy writes, and its log-probabilities are told a little wrong."""
+    from tests.test_vllm_decoding import Generation
+
+    class Off(Generation):
+        synced = 0
+
+        def sync_weights(self) -> None:
+            self.synced += 1
+
+        def generate(self, *arguments: Any) -> tuple[Any, ...]:
+            prompts, ids, logprobs, _ = super().generate(*arguments)
+            return prompts, ids, [[[score - 0.1 for score in one] for one in row] for row in logprobs], None
+
+    trainer = trainer_of(model, tmp_path, TASKS, each(right_word))
+    trainer.config = trainer.config.model_copy(update={"vllm": True})
+    trainer.vllm_generation, trainer._last_loaded_step = Off(model), -1
+    trainer.vllm_importance_sampling_clip_max = 2.0
+    backend = model.tokenizer.backend_tokenizer
+    model.decoder = VllmDecoder(trainer.vllm_generation, backend, end_ids=model.end_ids, limit=model.limit)
+    batch = trainer._generate_and_score_completions([])
+    mask = batch["tool_mask"].bool()
+    ratio = batch["importance_sampling_ratio"][mask]
+    torch.testing.assert_close(ratio, torch.full_like(ratio, 1.10517), rtol=1e-3, atol=1e-3)
+    assert trainer.vllm_generation.synced == 1
+
+
+def test_vllm_is_asked_for_as_configured(tmp_path: Path) -> None:
+    arguments = trl_arguments(RLConfig(vllm=True, vllm_memory=0.4), str(tmp_path), cpu=True)
+    assert (arguments.use_vllm, arguments.vllm_mode) == (True, "colocate")
+    assert arguments.vllm_gpu_memory_utilization == 0.4
+    assert arguments.vllm_importance_sampling_clip_max == 2.0

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from copy import deepcopy
 from typing import Any
 
@@ -19,7 +18,6 @@ import numpy as np
 import torch
 from transformers import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
-from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import add_fused_lm_head
 
 from ken.agents.background import run
@@ -33,7 +31,9 @@ from ken.training.focused_forward import FocusedForward
 from ken.training.rl_config import RLConfig
 from ken.training.rollout_statistics import rollout_statistics, total
 from ken.training.rollouts import Group, Reward, Score, Task, Tasks, Unit
+from ken.training.sharding import anyone, check_sharding, prepared_reference, whole_weights
 from ken.training.token_rows import TokenBatch, token_batch, token_row
+from ken.training.vllm_decoding import VllmDecoder
 
 NOTHING = Sources()
 
@@ -80,6 +80,7 @@ class RolloutTrainer(GRPOTrainer):  # type: ignore[misc]
             callbacks=list(callbacks),
         )
         self.remove_callback(PrinterCallback)
+        check_sharding(self.accelerator)
         if config.units % self.accelerator.num_processes:
             raise BadInput(
                 f"{config.units} units a step cannot be shared out evenly among {self.accelerator.num_processes} "
@@ -87,12 +88,15 @@ class RolloutTrainer(GRPOTrainer):  # type: ignore[misc]
             )
         # Not through TRL, which would load the reference from the hub by name: ours starts where the policy does.
         self.beta = config.kl
+        if config.vllm:
+            backend = policy.tokenizer.backend_tokenizer
+            policy.decoder = VllmDecoder(self.vllm_generation, backend, end_ids=policy.end_ids, limit=policy.limit)
         self.focused = [FocusedForward(policy.model, self.temperature)]
         if reference is not None:
             reference.eval().requires_grad_(False)
             add_fused_lm_head(reference, temperature=self.temperature)
             self.focused.append(FocusedForward(reference, self.temperature))
-            self.ref_model = self.accelerator.prepare_model(reference, evaluation_mode=True)
+            self.ref_model = prepared_reference(reference, self.accelerator)
 
     @property
     def rollout_step(self) -> int:
@@ -161,9 +165,12 @@ class RolloutTrainer(GRPOTrainer):  # type: ignore[misc]
             groups = (asyncio.gather(*self._attempts(task, seed)) for task, seed in zip(tasks, seeds, strict=True))
             return list(await asyncio.gather(*groups))
 
+        if self.config.vllm and self._last_loaded_step != self.state.global_step:
+            self.vllm_generation.sync_weights()
+            self._last_loaded_step = self.state.global_step
         training = self.policy.model.training
         self.policy.model.eval()
-        with self._generating():
+        with whole_weights(self.model_wrapped, self.accelerator):
             attempts: list[list[Trajectory]] = run(everything())
         self.policy.model.train(training)
         groups = [Group(task, tuple(trajectories)) for task, trajectories in zip(tasks, attempts, strict=True)]
@@ -178,12 +185,6 @@ class RolloutTrainer(GRPOTrainer):  # type: ignore[misc]
             run_once(task.question, self.policy, sources, sampling=sampling, sample=i)
             for i in range(self.config.group_size)
         ]
-
-    def _generating(self) -> Any:
-        """Whole weights on this device while generating (FSDP and DeepSpeed shard them)."""
-        if self.accelerator.num_processes == 1:
-            return nullcontext()
-        return unwrap_model_for_generation(self.model_wrapped, self.accelerator)
 
     def _scored(self, groups: Sequence[Group]) -> list[Sequence[Score]]:
         scores: list[Sequence[Score]] = [list(s) for s in self.reward(groups)]
@@ -201,21 +202,22 @@ class RolloutTrainer(GRPOTrainer):  # type: ignore[misc]
 
     def _enough(self, mine: bool) -> bool:
         """Whether no process needs a further draw: all draw equally often, or they would wait for each other."""
-        if self.accelerator.num_processes == 1:
-            return mine
-        flag = torch.tensor([0.0 if mine else 1.0], device=self.accelerator.device)
-        return not self.accelerator.reduce(flag, reduction="sum").item()
+        return not anyone(not mine, self.accelerator)
 
     def _count_failures(self, groups: Sequence[Group]) -> None:
+        """Give up, on all processes, when the searches of one of them keep failing."""
+        problem = ""
         for trajectory in (t for group in groups for t in group.trajectories):
             for step in trajectory.steps:
-                if isinstance(step, Observation):
+                if isinstance(step, Observation) and not problem:
                     self.failures = self.failures + 1 if step.error else 0
                     if self.failures >= self.config.max_failures:
-                        raise SourceError(
-                            f"{self.failures} searches in a row failed, the last with: {step.note.rstrip('.')}; see to "
-                            "the search engine, then resume"
-                        )
+                        problem = f"the last with: {step.note.rstrip('.')}"
+        if anyone(bool(problem), self.accelerator):
+            raise SourceError(
+                f"{self.config.max_failures} searches in a row failed, {problem or 'in another process'}; see to the "
+                "search engine, then resume"
+            )
 
     def _report(self, step: int, scored: list[tuple[Group, Sequence[Score]]], *, refills: int) -> None:
         """Tell the curriculum and the log what was rolled out, by all processes."""
@@ -241,7 +243,7 @@ class RolloutTrainer(GRPOTrainer):  # type: ignore[misc]
         learn = batch.policy if self.config.mask_observations else _from_first(batch.policy) & batch.real
         for forward in self.focused:
             forward.focus(batch, learn)
-        reference = self._reference_logps(batch) if self.ref_model is not None else None
+        reference = self._logps(self.ref_model, batch) if self.ref_model is not None else None
         rewards = self._token_rewards(batch, scores, reference)
         weights = self._advantages(batch, groups, rewards)
         if not self.config.mask_observations:
@@ -258,16 +260,21 @@ class RolloutTrainer(GRPOTrainer):  # type: ignore[misc]
         }
         if reference is not None and self.beta:
             output["ref_per_token_logps"] = reference
-        if self.config.updates > 1 or self.config.micro_batch:
+        if self.config.vllm:  # sampled by other kernels than those that are trained: the loss weighs by the ratio
+            own = self._logps(self.model, batch)
+            ratio = torch.exp((own - batch.logprobs) * learn)
+            output["old_per_token_logps"] = own
+            output["importance_sampling_ratio"] = ratio.clamp(max=self.vllm_importance_sampling_clip_max)
+        elif self.config.updates > 1 or self.config.micro_batch:
             output["old_per_token_logps"] = batch.logprobs
         return output
 
-    def _reference_logps(self, batch: TokenBatch) -> torch.Tensor:
-        """Log-probabilities [B, T] of the tokens under the frozen reference."""
+    def _logps(self, model: Any, batch: TokenBatch) -> torch.Tensor:
+        """Log-probabilities [B, T] of the tokens under `model`, without a graph."""
         logps: torch.Tensor
         with torch.no_grad():
             logps, _, _ = self._get_per_token_logps_and_entropies(
-                self.ref_model,
+                model,
                 torch.cat([batch.opening, batch.rest], dim=1),
                 torch.cat([torch.ones_like(batch.opening), batch.real.long()], dim=1),
                 batch.rest.shape[1],
@@ -412,6 +419,12 @@ def trl_arguments(config: RLConfig, out: str, *, cpu: bool, processes: int = 1) 
         bf16=config.bf16,
         gradient_checkpointing=config.gradient_checkpointing,
         use_cpu=cpu,
+        use_vllm=config.vllm,
+        vllm_mode="colocate",
+        vllm_gpu_memory_utilization=config.vllm_memory,
+        vllm_importance_sampling_mode="token_truncate",
+        vllm_importance_sampling_clip_min=None,
+        vllm_importance_sampling_clip_max=2.0,
         ignore_data_skip=True,
         dataloader_pin_memory=not cpu,
         remove_unused_columns=False,

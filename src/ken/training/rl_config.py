@@ -30,6 +30,8 @@ class RLConfig(Frozen):
         what is then missing is filled with groups that were dropped.
     mask_observations: tokens that the model did not write carry no loss, KL or entropy. Off only for ablations.
     max_failures: so many searches that fail in a row end the training, with a checkpoint.
+    vllm: rollouts are written by a vLLM beside the trainer (colocated, no tensor parallelism), which may use
+        `vllm_memory` of each GPU; the loss corrects for its log-probabilities being a little other than the policy's.
     save_every: steps between checkpoints; 0 saves none but the last.
 
     Raises `BadInput` for a value out of range.
@@ -67,6 +69,8 @@ class RLConfig(Frozen):
     value_clip: float = Field(default=0.5, gt=0)
     max_failures: int = Field(default=64, ge=1)
     save_every: int = Field(default=0, ge=0)
+    vllm: bool = False
+    vllm_memory: float = Field(default=0.3, gt=0, lt=1)
     gradient_checkpointing: bool = False
     bf16: bool = False
     seed: int = 0

@@ -27,6 +27,7 @@ from ken.training.monitors import DEFAULTS, Alarm, Monitor, Watch
 from ken.training.rl import NOTHING, RolloutTrainer, trl_arguments
 from ken.training.rl_config import RLConfig
 from ken.training.rollouts import Reward, Shuffled, Task, Tasks, Unit
+from ken.training.sharding import anyone, whole_state
 
 STATE = "ken-state.json"  # written last: a checkpoint without it is not whole
 METRICS = "metrics.jsonl"
@@ -96,17 +97,23 @@ def train(
             raise TrainingError(f"the disk is full; {what}; free space and resume") from error
         finally:
             policy.model.eval()
-        if out and trainer.accelerator.is_main_process and not log.interrupted:
-            save_policy(policy, folder / "model")
+        if out and not log.interrupted:
+            weights = whole_state(trainer.model_wrapped, trainer.accelerator)
+            if trainer.accelerator.is_main_process:
+                save_policy(policy, folder / "model", weights)
+            trainer.accelerator.wait_for_everyone()
     return log
 
 
-def save_policy(policy: LocalModel, folder: Path) -> None:
-    """Write weights and tokenizer, usable as `hf/FOLDER`; what is there is replaced once the new one is whole."""
+def save_policy(policy: LocalModel, folder: Path, weights: Mapping[str, torch.Tensor] | None = None) -> None:
+    """Write weights and tokenizer, usable as `hf/FOLDER`; what is there is replaced once the new one is whole.
+
+    weights: instead of those of the policy, which holds only a part of them where processes share it.
+    """
     temporary = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        policy.model.save_pretrained(temporary)
+        policy.model.save_pretrained(temporary, state_dict=weights)
         policy.tokenizer.save_pretrained(temporary)
         if (policy.path / LAB_MANIFEST).is_file():
             shutil.copy(policy.path / LAB_MANIFEST, temporary)
@@ -148,32 +155,39 @@ class _Recorder(TrainerCallback):
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Ctrl-C asks for an end after this step; the second one is an ordinary KeyboardInterrupt."""
+        """Ctrl-C asks for an end after this step; the second one is an ordinary KeyboardInterrupt. SIGTERM asks too: with
+        it, clusters and `accelerate launch` announce that they will kill."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        previous = signal.getsignal(signal.SIGINT)
+        pressed = False
 
-        def ask(_: int, __: Any) -> None:
-            if self._asked:
+        def ask(number: int, _: Any) -> None:
+            nonlocal pressed
+            if pressed and number == signal.SIGINT:
                 raise KeyboardInterrupt
+            pressed = pressed or number == signal.SIGINT
             self._asked = True
 
-        signal.signal(signal.SIGINT, ask)
+        previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, previous)
+            for number, handler in previous.items():
+                signal.signal(number, handler)
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        gradients = [p.grad for p in self.trainer.policy.model.parameters() if p.grad is not None]
-        if gradients and not math.isfinite(float(torch.stack([g.float().abs().max() for g in gradients]).max())):
+        gradients = (p.grad for p in self.trainer.policy.model.parameters() if p.grad is not None)
+        local = [g.to_local() if hasattr(g, "to_local") else g for g in gradients]  # of what this process holds
+        largest = [g.float().abs().max() for g in local if g.numel()]
+        broken = bool(largest) and not math.isfinite(float(torch.stack(largest).max()))
+        if anyone(broken, self.trainer.accelerator):
             raise _NotFinite(
                 f"the loss is no longer a number at step {self.trainer.rollout_step + 1}; lower lr or raise clipping"
             )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if self._asked and state.global_step % self.config.updates == 0:
+        if state.global_step % self.config.updates == 0 and anyone(self._asked, self.trainer.accelerator):
             self.log.interrupted = True
             control.should_save = self.folder is not None
             control.should_training_stop = True

@@ -1,0 +1,79 @@
+"""Several processes that train one model: what each must have or know of the others.
+
+DeepSpeed ZeRO-3 and FSDP 2 split the weights among processes, and all gather them together at every forward pass.
+Rollouts differ in length from process to process: while generating, each must hold the weights whole, or one would wait
+for ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from trl.models import prepare_deepspeed, prepare_fsdp, unwrap_model_for_generation
+
+from ken.core import BadInput
+
+
+def check_sharding(accelerator: Any) -> None:
+    """Raises `BadInput` for the first version of FSDP, which cannot hold its weights whole for long."""
+    plugin = getattr(accelerator.state, "fsdp_plugin", None)
+    if plugin is not None and plugin.fsdp_version != 2:
+        raise BadInput("FSDP 1 cannot generate here; set fsdp_version: 2 in the configuration of accelerate")
+
+
+def prepared_reference(model: torch.nn.Module, accelerator: Any) -> Any:
+    """The frozen model of the KL term, split as the policy is."""
+    kind = str(accelerator.distributed_type).rpartition(".")[2]
+    if kind == "DEEPSPEED":
+        return prepare_deepspeed(model, accelerator)
+    if kind == "FSDP":
+        return prepare_fsdp(model, accelerator)
+    return accelerator.prepare_model(model, evaluation_mode=True)
+
+
+@contextmanager
+def whole_weights(wrapped: Any, accelerator: Any) -> Iterator[None]:
+    """Every process holds all weights, and a forward pass is its own affair."""
+    if accelerator.num_processes == 1:
+        yield
+        return
+    with unwrap_model_for_generation(wrapped, accelerator), unsharded(wrapped):  # the former knows of ZeRO-3
+        yield
+
+
+@contextmanager
+def unsharded(model: torch.nn.Module) -> Iterator[None]:
+    """The weights of FSDP 2 gathered until the end of the block; of any other model, nothing is done."""
+    from torch.distributed.fsdp import FSDPModule
+
+    parts = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    for part in parts:
+        part.unshard()
+        part.set_reshard_after_forward(False, recurse=False)
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.set_reshard_after_forward(True, recurse=False)
+            part.reshard()
+
+
+def whole_state(wrapped: Any, accelerator: Any) -> dict[str, torch.Tensor] | None:
+    """All weights, on the first process, where they are split; None where the model has them anyway. All processes must
+    call it."""
+    kind = str(accelerator.distributed_type).rpartition(".")[2]
+    state: dict[str, torch.Tensor] | None = None
+    if kind in {"DEEPSPEED", "FSDP"}:
+        state = accelerator.get_state_dict(wrapped)
+    return state
+
+
+def anyone(flag: bool, accelerator: Any) -> bool:
+    """Whether the flag is raised on any process. All must call it."""
+    if accelerator.num_processes == 1:
+        return flag
+    raised = accelerator.reduce(torch.tensor([float(flag)], device=accelerator.device), reduction="sum")
+    return bool(raised.item())
