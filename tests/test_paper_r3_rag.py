@@ -53,6 +53,7 @@ def test_recall_is_the_share_of_gold_documents_that_were_shown(row: Any) -> None
     assert row.recall(Trajectory(question=question, strategy="s")) == 0.0
 
 
+@pytest.mark.slow
 def test_every_arm_of_a_smoke_run_measures_what_the_claims_ask_for(
     row: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
