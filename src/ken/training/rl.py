@@ -48,6 +48,8 @@ class RolloutTrainer(GRPOTrainer):  # type: ignore[misc]
     Raises `BadInput` when the units cannot be shared out evenly among the processes.
     """
 
+    _last_loaded_step: int  # TRL's: the update after which vLLM was last given the weights
+
     def __init__(
         self,
         policy: LocalModel,
