@@ -71,6 +71,8 @@ def train(  # noqa: PLR0917 (typer reads the options from the signature)
     save_every: Annotated[int | None, typer.Option(help="Steps between checkpoints.")] = None,
     max_failures: Annotated[int | None, typer.Option(help="Failed searches in a row that end the training.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="For hf/…: sequences decoded at once.")] = None,
+    vllm: Annotated[bool | None, typer.Option("--vllm", help="Rollouts by vLLM, on the GPUs that train.")] = None,
+    vllm_memory: Annotated[float | None, typer.Option(help="Share of a GPU's memory that it may use.")] = None,
     gradient_checkpointing: Annotated[
         bool | None, typer.Option("--gradient-checkpointing", help="Less memory, more time.")
     ] = None,

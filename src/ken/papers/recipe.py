@@ -29,7 +29,8 @@ class Learning(Frozen):
     max_turns: searches of a rollout at most; top_k: passages of a search; max_tokens: of one turn.
     save_every: steps between checkpoints (0: only when it is interrupted or fails).
     max_failures: so many searches that fail in a row end the training.
-    batch_size: sequences that a transformers model decodes at once. bf16: compute in bfloat16; weights stay float32.
+    batch_size: sequences that a transformers model decodes at once. vllm, vllm_memory: rollouts by vLLM beside the
+    trainer, which may use this share of a GPU's memory. bf16: compute in bfloat16; weights stay float32.
 
     Raises `BadInput` for a value out of range, or an option that the recipe does not have.
     """
@@ -49,6 +50,8 @@ class Learning(Frozen):
     save_every: int = Field(default=50, ge=0)
     max_failures: int = Field(default=64, ge=1)
     batch_size: int = Field(default=256, ge=1)
+    vllm: bool = False
+    vllm_memory: float = Field(default=0.3, gt=0, lt=1)
     gradient_checkpointing: bool = False
     bf16: bool = False
     seed: int = 0
@@ -100,6 +103,8 @@ class Learning(Frozen):
             "micro_batch": self.micro_batch,
             "max_failures": self.max_failures,
             "save_every": self.save_every,
+            "vllm": self.vllm,
+            "vllm_memory": self.vllm_memory,
             "gradient_checkpointing": self.gradient_checkpointing,
             "bf16": self.bf16,
             "seed": self.seed % 2**31,

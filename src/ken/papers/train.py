@@ -11,6 +11,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from pydantic import ValidationError
 import ken
 from ken.agents.ask import open_sources
 from ken.agents.background import run
-from ken.core import BadInput, Question
+from ken.core import BadInput, Question, Unsupported
 from ken.core.files import write_whole
 from ken.core.frozen import Frozen
 from ken.core.readers import read_questions
@@ -237,6 +238,10 @@ def _trained(  # noqa: PLR0917
     """All stages that are not done yet; of a new training, the folder once the input is known to be fit."""
     if settings.log_to:
         check_tracker(settings.log_to)
+    if options.vllm and find_spec("vllm") is None:
+        raise Unsupported(
+            "vllm is not installed; install it on a machine with GPUs (pip install vllm), or leave it out"
+        )
     sources = open_sources(settings.index, options.top_k)
     try:
         stages = recipe.stages(options)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from copy import deepcopy
 from typing import Any
 
@@ -172,7 +173,8 @@ class RolloutTrainer(GRPOTrainer):  # type: ignore[misc]
             self._last_loaded_step = self.state.global_step
         training = self.policy.model.training
         self.policy.model.eval()
-        with whole_weights(self.model_wrapped, self.accelerator):
+        # vLLM has weights of its own.
+        with nullcontext() if self.config.vllm else whole_weights(self.model_wrapped, self.accelerator):
             attempts: list[list[Trajectory]] = run(everything())
         self.policy.model.train(training)
         groups = [Group(task, tuple(trajectories)) for task, trajectories in zip(tasks, attempts, strict=True)]

@@ -155,7 +155,7 @@ class _Recorder(TrainerCallback):
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Ctrl-C asks for an end after this step; the second one is an ordinary KeyboardInterrupt. SIGTERM asks too: with
+        """Ctrl-C asks for an end after this step, a second one is an ordinary KeyboardInterrupt. SIGTERM asks too: with
         it, clusters and `accelerate launch` announce that they will kill."""
         if threading.current_thread() is not threading.main_thread():
             yield
