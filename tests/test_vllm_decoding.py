@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.tiny_models import byte_level_tokenizer, one, write_model
 
 from ken.agents import SearchLoop
 from ken.core import ModelError, Passage, Question, Sampling
@@ -16,6 +15,7 @@ from ken.models.local import LocalModel
 from ken.sources import Sources
 from ken.training.token_rows import token_row
 from ken.training.vllm_decoding import VllmDecoder
+from tests.tiny_models import byte_level_tokenizer, one, write_model
 
 
 class Generation:

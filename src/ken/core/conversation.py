@@ -134,8 +134,8 @@ def _turn(
 def _original(
     record: Record, passages: Mapping[tuple[str, str], list[str]], said: dict[str, list[Exchange]]
 ) -> ConversationTurn:
-    """A turn of the data sets' own files. The history of QReCC is what earlier records of the conversation asked and were
-    answered, and not its `Context`, as in the preprocessing of CHIQ and ConvSearch-R1."""
+    """A turn of the data sets' own files. The history of QReCC is what earlier records of the conversation asked and
+    were answered, and not its `Context`, as in the preprocessing of CHIQ and ConvSearch-R1."""
     conversation, number = _named(record, "Conversation_no"), _named(record, "Turn_no")
     query = _take(record, "Question", str)
     before = said.setdefault(conversation, [])

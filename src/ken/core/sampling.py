@@ -14,8 +14,9 @@ class Sampling(Frozen):
     top_p: in (0, 1]; 1 keeps the sampled log-probabilities those of the policy itself (card 00, Pitfalls).
     max_tokens: new tokens per call, ≥ 1.
     stop: strings that end a generation; the string itself stays in the text.
-    greedy_thoughts: think at temperature 0, up to `</think>`, and sample only what follows. Rollouts that share a prompt
-        then share their thought, so that what is learnt from their differences is the action (card 01, guess first).
+    greedy_thoughts: think at temperature 0, up to `</think>`, and sample only what follows. Rollouts that share a
+        prompt then share their thought, so that what is learnt from their differences is the action (card 01, guess
+        first). For local models, which can go on in the middle of a turn.
     seed: of the draw; two calls with the same seed and prompt give the same text on a local model.
     """
 

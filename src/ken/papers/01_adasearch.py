@@ -28,7 +28,7 @@ from ken.training.labels.solve_rate import flip_rate
 from ken.training.rewards.awareness import OwnSolveRate, aware, decided
 from ken.training.rewards.outcome import exact
 from ken.training.rewards.search_cost import ikea, otc_group, search_penalty
-from ken.training.rollouts import Reward, Task, Unit, each, within
+from ken.training.rollouts import Reward, Task, Unit, by_kind, each, within
 
 
 class Settings(FactWorldSettings):
@@ -52,6 +52,8 @@ class Settings(FactWorldSettings):
     act_lr: float = 5e-4
     act_kl: float = 0.1
     greedy_thoughts: bool = True
+    decide_lr: float = 3e-4
+    replay_every: int = Field(default=4, ge=1)
 
 
 FULL = Settings()
@@ -132,27 +134,32 @@ def two_stages(bench: FactWorldBench, *, threshold: float | None = None) -> Metr
     units: list[Task | Unit] = [(Task(q, Direct(), "inside"), Task(q, search, "search")) for q in bench.train_questions]
     solve = bench.train(policy, units, each(exact), steps=s.solve_steps)
     labels = bench.solve_rates(policy, bench.train_questions).labels(s.threshold if threshold is None else threshold)
-    verdict = Decide()
-    tasks = [Task(q, verdict, "decide") for q in bench.train_questions if q.id in labels]
+    labelled = [q for q in bench.train_questions if q.id in labels]
     decide = bench.train(
         policy,
-        tasks,
-        each(partial(decided, labels=labels)),
+        [deciding(q, replay=i % s.replay_every == 0) for i, q in enumerate(labelled)],
+        by_kind({"decide": each(partial(decided, labels=labels)), "inside": each(exact)}),
         steps=s.decide_steps,
         units=s.decide_questions,
         group_size=s.verdicts,
-        lr=s.act_lr,
+        lr=s.decide_lr,
         kl=s.act_kl,
-        sampling=GREEDY_THOUGHTS if s.greedy_thoughts else SAMPLED,
     )
     return {
         **bench.measure(policy, Adaptive(s.max_turns)),
         "label_flips": flip_rate(bench.base_labels, labels),
         "labelled_yes": sum(labels.values()) / len(labels),
         "solve_curve": curve(solve, "reward"),
-        "decide_curve": curve(decide, "reward"),
+        "decide_curve": curve(decide, "reward/decide"),
         "zero_variance_curve": curve(decide, "zero_variance"),
     }
+
+
+def deciding(question: Question, *, replay: bool) -> Unit:
+    """A verdict; with `replay` also a closed-book group, which holds what the policy recalls while its judgement moves
+    (card 01, If it fails)."""
+    unit = (Task(question, Decide(), "decide", GREEDY_THOUGHTS),)
+    return (*unit, Task(question, Direct(), "inside")) if replay else unit
 
 
 def end_to_end(bench: FactWorldBench) -> Metrics:
