@@ -301,11 +301,13 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _restored(policy: LocalModel) -> Iterator[None]:
-    """Take TRL's replacement of `forward` off again, so that a trained model can be copied and trained once more."""
-    own = policy.model.__dict__.get("forward")
+    """Take TRL's replacement of `forward` off again, so that a trained model can be copied and trained once more, and a
+    vLLM, whose weights are those before the last update."""
+    own, decoder = policy.model.__dict__.get("forward"), policy.decoder
     try:
         yield
     finally:
+        policy.decoder = decoder
         if own is None:
             policy.model.__dict__.pop("forward", None)
         else:
