@@ -1,4 +1,4 @@
-"""AdaSearch's row: its arms, sizes and claims are the card's, and a smoke run of all of it measures what they ask for."""
+"""AdaSearch's row: arms, sizes and claims are the card's; a smoke run of all of it measures what they ask for."""
 
 from __future__ import annotations
 
