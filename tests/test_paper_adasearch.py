@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from ken.core import Question
 from ken.papers.reproduce import reproduce
 
 
@@ -48,13 +47,6 @@ def test_claims_point_the_right_way(row: Any) -> None:
     wanted = [0.7, 1.0, -0.03, 0.42, 0.12, 0.23, 0.8, 0.2, 0.2, 0.2, 0.3, 0.48, -0.02, 0.08]
     assert values == pytest.approx(wanted)
     assert all(value >= claim.margin for value, claim in zip(values, row.paper.claims, strict=True))
-
-
-def test_a_replayed_question_is_also_answered_closed_book(row: Any) -> None:
-    question = Question(id="q", text="?")
-    (verdict,) = row.deciding(question, replay=False)
-    assert (verdict.kind, verdict.sampling.greedy_thoughts) == ("decide", True)
-    assert [task.kind for task in row.deciding(question, replay=True)] == ["decide", "inside"]
 
 
 def test_every_arm_runs(row: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -145,7 +145,7 @@ def test_search_r1_is_the_paper_at_full_size() -> None:
 def test_adasearch_solves_in_both_modes_and_then_decides_by_its_own_solve_rate() -> None:
     solve, decide = works("adasearch", RATES, threshold=0.5, decide_kl=0.2)
     assert {tuple(task.kind for task in unit) for unit in solve.tasks} == {("inside", "search")}
-    assert {task.kind for task in decide.tasks} == {"decide"}
+    assert {tuple(task.kind for task in unit) for unit in decide.tasks} == {("decide",)}
     assert (decide.config.kl, decide.config.group_size, decide.config.units) == (0.2, 5, 512)
     (one,) = works("adasearch", RATES, e2e=True)
     assert {tuple(task.kind for task in unit) for unit in one.tasks} == {("inside", "search", "decide")}

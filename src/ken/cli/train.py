@@ -65,6 +65,9 @@ def train(  # noqa: PLR0917 (typer reads the options from the signature)
     greedy_thoughts: Annotated[
         bool | None, typer.Option("--greedy-thoughts", help="AdaSearch, IKEA: sample only what follows the thought.")
     ] = None,
+    replay_every: Annotated[
+        int | None, typer.Option(help="AdaSearch: one closed-book group for so many verdicts; 0: none.")
+    ] = None,
     ratio: Annotated[float | None, typer.Option(help="IKEA: share of easy questions.")] = None,
     plus: Annotated[float | None, typer.Option(help="IKEA: bonus for a right answer without search.")] = None,
     minus: Annotated[float | None, typer.Option(help="IKEA: reward of a wrong answer after a search.")] = None,

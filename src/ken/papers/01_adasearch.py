@@ -23,12 +23,13 @@ from ken.papers.factworld_bench import (
     factworld_bench,
 )
 from ken.papers.paper import Arm, Arms, Claim, Metrics, Paper
+from ken.training.decision_stage import decision_stage
 from ken.training.factworld_variants import smoke_config
 from ken.training.labels.solve_rate import flip_rate
-from ken.training.rewards.awareness import OwnSolveRate, aware, decided
+from ken.training.rewards.awareness import OwnSolveRate, aware
 from ken.training.rewards.outcome import exact
 from ken.training.rewards.search_cost import ikea, otc_group, search_penalty
-from ken.training.rollouts import Reward, Task, Unit, by_kind, each, within
+from ken.training.rollouts import Reward, Task, Unit, each, within
 
 
 class Settings(FactWorldSettings):
@@ -136,11 +137,13 @@ def two_stages(bench: FactWorldBench, *, threshold: float | None = None) -> Metr
     units: list[Task | Unit] = [(Task(q, Direct(), "inside"), Task(q, search, "search")) for q in bench.train_questions]
     solve = bench.train(policy, units, each(exact), steps=s.solve_steps)
     labels = bench.solve_rates(policy, bench.train_questions).labels(s.threshold if threshold is None else threshold)
-    labelled = [q for q in bench.train_questions if q.id in labels]
+    verdicts, reward = decision_stage(
+        bench.train_questions, labels, sampling=GREEDY_THOUGHTS, replay_every=s.replay_every
+    )
     decide = bench.train(
         policy,
-        [deciding(q, replay=i % s.replay_every == 0) for i, q in enumerate(labelled)],
-        by_kind({"decide": each(partial(decided, labels=labels)), "inside": each(exact)}),
+        verdicts,
+        reward,
         steps=s.decide_steps,
         units=s.decide_questions,
         group_size=s.verdicts,
@@ -155,13 +158,6 @@ def two_stages(bench: FactWorldBench, *, threshold: float | None = None) -> Metr
         "decide_curve": curve(decide, "reward/decide"),
         "zero_variance_curve": curve(decide, "zero_variance"),
     }
-
-
-def deciding(question: Question, *, replay: bool) -> Unit:
-    """A verdict; with `replay` also a closed-book group, which holds what the policy recalls while its judgement moves
-    (card 01, If it fails)."""
-    unit = (Task(question, Decide(), "decide", GREEDY_THOUGHTS),)
-    return (*unit, Task(question, Direct(), "inside")) if replay else unit
 
 
 def end_to_end(bench: FactWorldBench) -> Metrics:

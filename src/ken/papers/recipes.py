@@ -14,8 +14,9 @@ from ken.core import BadInput
 from ken.metrics.text import exact_match, substring_match
 from ken.papers.catalogue import entry
 from ken.papers.recipe import Learning, Recipe, Stage, Trainee, Work
+from ken.training.decision_stage import decision_stage
 from ken.training.labels.boundary import boundary_questions, ever_solved, solved_at_least
-from ken.training.rewards.awareness import OwnSolveRate, decided
+from ken.training.rewards.awareness import OwnSolveRate
 from ken.training.rewards.outcome import exact
 from ken.training.rewards.search_cost import ikea
 from ken.training.rollouts import Task, each
@@ -83,6 +84,7 @@ class AdaSearchOptions(Learning):
     """steps: of the first stage, which solves closed book and by search (0 leaves it out, for a model that solves
     already). samples, threshold: K closed-book answers a question, and the share of right ones from which it counts as
     known. decide_*: the second stage, which learns the verdict alone; `verdicts` are the rollouts of a question in it.
+    replay_every: every so many verdicts bring a closed-book group of their question (see `decision_stage`).
     greedy_thoughts: think at temperature 0 and sample the verdict only (see `Sampling`).
     e2e: one stage of `steps` steps that does all three, labelled by its own closed-book rollouts.
     """
@@ -98,6 +100,7 @@ class AdaSearchOptions(Learning):
     decide_kl: float = Field(default=1e-3, ge=0)
     verdicts: int = Field(default=5, ge=2)
     greedy_thoughts: bool = False
+    replay_every: int = Field(default=0, ge=0)
     e2e: bool = False
 
     @model_validator(mode="after")
@@ -125,8 +128,10 @@ def _adasearch(options: AdaSearchOptions) -> tuple[Stage, ...]:
             kl=options.decide_kl,
             sampling=sampling,
         )
-        tasks = [Task(q, verdict, "decide") for q in trainee.questions if q.id in labels]
-        return Work(tasks, each(partial(decided, labels=labels)), config)
+        units, reward = decision_stage(
+            trainee.questions, labels, sampling=config.sampling, replay_every=options.replay_every
+        )
+        return Work(units, reward, config)
 
     def everything(trainee: Trainee) -> Work:
         units = [
@@ -150,7 +155,8 @@ def _adasearch_lab(_: Mapping[str, Any]) -> dict[str, Any]:
         "decide_steps": 120,
         "decide_questions": 64,
         "verdicts": 4,
-        "decide_lr": 5e-4,
+        "decide_lr": 3e-4,
+        "replay_every": 4,  # without, the facts can be washed out while the verdict is learnt
         "decide_kl": 0.1,  # with less, the verdict falls on the commoner label before knowledge is found
         "greedy_thoughts": True,
     }
