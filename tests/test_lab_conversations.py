@@ -38,7 +38,7 @@ def test_sizes_are_those_of_the_card(world: ConversationWorld) -> None:
     assert len(world.entities) == len({entity.name for entity in world.entities}) == 400
     assert {len(entity.name.split()) for entity in world.entities} == {1, 2}
     assert len(RELATIONS) == 8
-    assert len(world.passages) == 400 * 8 + 8000
+    assert len(world.passages) == 400 * 8 + 12_000
     assert len({passage.id for passage in world.passages}) == len(world.passages)
     assert len(world.turns("train")) == 2000
     assert len(world.turns("test")) == 500
@@ -70,7 +70,7 @@ def test_distractors_share_an_entity_or_a_relation_and_answer_nothing(world: Con
     names = {entity.name for entity in world.entities}
     about = [passage for passage in world.passages[3200:] if passage.title in names]
     others = [passage for passage in world.passages[3200:] if passage.title not in names]
-    assert 0.85 < len(about) / 8000 < 0.95
+    assert 0.85 < len(about) / 12_000 < 0.95
     relation = {word: name for name, words in VOCABULARY.items() for word in words}
     told = [Counter(relation[w] for w in p.text.split() if w in relation) for p in (*about, *others)]
     assert all(counts.total() <= 2 for counts in told[: len(about)])

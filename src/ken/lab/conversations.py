@@ -72,7 +72,7 @@ Split = Literal["train", "test"]
 class ConversationWorldConfig(Frozen):
     """Sizes and shares.
 
-    distractors: passages that share an entity (`about_entities` of them) or a relation with others; 8,000 rather than
+    distractors: passages that share an entity (`about_entities` of them) or a relation with others; 12,000 rather than
         about 6,000, so that the median rank of a weak rewriter lies between 20 and 60, as the card asks.
     unseen: share of the entities that no training conversation mentions, and of test conversations about them.
     mentions: probability that an answer names anybody; family: that this is somebody of the same family, who shares a
@@ -83,7 +83,7 @@ class ConversationWorldConfig(Frozen):
     """
 
     entities: int = Field(default=400, ge=10)
-    distractors: int = Field(default=8000, ge=0)
+    distractors: int = Field(default=12_000, ge=0)
     about_entities: float = Field(default=0.9, ge=0, le=1)
     train_turns: int = Field(default=2000, ge=1)
     test_turns: int = Field(default=500, ge=1)

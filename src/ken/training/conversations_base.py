@@ -1,8 +1,9 @@
 """The base model of the world of conversations: a weak rewriter that stands for an instruct model (card 17, Model).
 
 It has read the collection, so that names and the words of a relation go together, and has a weak habit of rewriting: it
-names somebody who was mentioned, repeats the words of the query, and adds up to three words of some relation, which fit
-the query little more often than chance. It has never seen a rewrite that a person would call right, other than by luck.
+names somebody who was mentioned, repeats the words of the query, and adds up to three words of some relation, about
+half of which fit the query. No rewrite is shown because it is right: whom it names is drawn among all who were
+mentioned.
 
 Its tokenizer is word-level, but knows the line break as a word and writes tags without a space before them. So the
 form, `<think>…</think>`, line break, `<rewrite>…</rewrite>`, can be kept or broken, and the strict rule reads here to
@@ -60,7 +61,7 @@ class ConversationsBaseConfig(Frozen):
     context: int = 256
     habits: int = Field(default=24_000, ge=1)
     readings: int = Field(default=1, ge=0)
-    fits: float = Field(default=0.15, ge=0, le=1)
+    fits: float = Field(default=0.4, ge=0, le=1)
     most_added: int = Field(default=3, ge=0)
     batch: int = 32
     warmup: int = 100
@@ -183,10 +184,10 @@ def weak_rewrite(config: ConversationsBaseConfig, spoken: Spoken, rng: np.random
     return f"<think> {name}</think>{LINE}<rewrite> {rewrite}</rewrite> {EOS}"
 
 
-async def measure_gates(model: Model, world: ConversationWorld, *, turns: int = 500) -> list[Gate]:
+async def measure_gates(model: Model, world: ConversationWorld) -> list[Gate]:
     """What card 17 expects of the base model, on training turns at T = 1. Gold passages that are not found rank beyond
     all others."""
-    asked = world.turns("train")[:turns]
+    asked = world.turns("train")
     sampling = Sampling(temperature=1.0, max_tokens=MAX_TOKENS)
     runs = (Rewrite().run(turn.question(), model, Sources(), sampling=sampling) for turn in asked)
     trajectories = await asyncio.gather(*runs)
