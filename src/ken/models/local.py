@@ -25,7 +25,7 @@ from ken.models.conversation import Conversation, Generation, Instruction, Messa
 if TYPE_CHECKING:
     import numpy as np
 
-    from ken.models.decoding import Row
+    from ken.models.decoding import Memory, Row
 
 T = TypeVar("T")
 LAB_MANIFEST = "ken-lab.json"  # stands beside the weights of a lab model
@@ -39,17 +39,20 @@ class _Request:
     n: int
     sampling: Sampling
     future: asyncio.Future[list[Generation]]
+    known: int  # tokens of the prompt that were processed when the model last wrote
 
 
 class LocalModel:
     """A decoder-only language model from a folder or hub name.
 
     device: "cpu", "cuda", …; by default a GPU if there is one. dtype: a torch dtype name; by default the checkpoint's
-    own on a GPU and float32 on a CPU. batch_size: most sequences decoded at once. control_tokens: instructions are
-    given as one token; by default for models of the lab, which a `ken-lab.json` in their folder tells. `seconds`
-    counts the time spent generating; `decoder`, when set, writes the rows of a batch instead of this model (vLLM).
+    own on a GPU and float32 on a CPU. batch_size: most sequences decoded at once. kept_bytes: most memory for what one
+    turn of a conversation computed and the next one needs; 0 computes it again. control_tokens: instructions are given
+    as one token; by default for models of the lab, which a `ken-lab.json` in their folder tells. `seconds` counts the
+    time spent generating; `decoder`, when set, writes the rows of a batch instead of this model (vLLM).
 
-    Raises `ModelError` when the model cannot be loaded, `BadInput` for an unknown dtype or a batch_size below 1.
+    Raises `ModelError` when the model cannot be loaded, `BadInput` for an unknown dtype, a batch_size below 1 or
+    negative kept_bytes.
     """
 
     def __init__(
@@ -60,11 +63,18 @@ class LocalModel:
         device: str | None = None,
         dtype: str | None = None,
         batch_size: int = 64,
+        kept_bytes: int = 2**28,
         control_tokens: bool | None = None,
     ) -> None:
         if batch_size < 1:
             raise BadInput(f"batch_size is {batch_size}; at least one sequence must be decoded at once")
+        if kept_bytes < 0:
+            raise BadInput(f"kept_bytes is {kept_bytes}; give 0 to keep nothing between turns")
         self.model, self.tokenizer = _load(path, device, dtype)
+        from ken.models.kept_turns import KeptTurns
+
+        self._turns = KeptTurns(kept_bytes) if kept_bytes else None
+        self._texts: Memory = {}
         self.path, self.spec, self.batch_size = Path(path), spec or f"hf/{path}", batch_size
         self.control_tokens = (self.path / LAB_MANIFEST).is_file() if control_tokens is None else control_tokens
         self.seconds = 0.0
@@ -92,11 +102,11 @@ class LocalModel:
         """
         if n < 1:
             raise BadInput("n must be at least 1")
-        text, prompt = self.render(conversation)
+        text, prompt, known = self._rendered(conversation)
         self._check(prompt)
         loop = asyncio.get_running_loop()
         lane = self._lanes.get(loop) or self._lanes.setdefault(loop, _Lane(self))
-        request = _Request(tuple(prompt), text, n, sampling, loop.create_future())
+        request = _Request(tuple(prompt), text, n, sampling, loop.create_future(), known)
         lane.submit(request)
         return await request.future
 
@@ -152,19 +162,27 @@ class LocalModel:
         """(text, token ids) of everything the model sees: the opening through the chat template, then policy and
         observation text as one running assistant turn. Policy ids are taken as sampled; observations are encoded with
         special tokens as plain text, so that a document cannot smuggle in a control token."""
+        text, ids, _ = self._rendered(conversation)
+        return text, ids
+
+    def _rendered(self, conversation: Conversation) -> tuple[str, list[int], int]:
+        """Also how many of the ids the model had processed when it last wrote: all but its last token and what came
+        after."""
         opening = [m for m in conversation if m.role in {"system", "user"}]
         text, opened = self._opening(tuple((m.role, self._content(m)) for m in opening))
         ids = list(opened)
         pieces = [text]
+        known = 0
         for message in conversation[len(opening) :]:
             content = self._content(message)
             pieces.append(content)
             if message.token_ids is not None:
                 ids.extend(message.token_ids)
+                known = len(ids) - 1
             else:
                 plain = message.role == "observation" and not isinstance(message.content, Instruction)
                 ids.extend(self._encode(content, plain=plain))
-        return "".join(pieces), ids
+        return "".join(pieces), ids, known
 
     def _render_opening(self, messages: tuple[tuple[str, str], ...]) -> tuple[str, tuple[int, ...]]:
         turns = [{"role": role, "content": content} for role, content in messages]
@@ -213,7 +231,13 @@ class LocalModel:
 
         rows = [
             [
-                Row(r.prompt, r.sampling.but(seed=r.sampling.seed + i) if i else r.sampling, r.future.done)
+                Row(
+                    r.prompt,
+                    r.sampling.but(seed=r.sampling.seed + i) if i else r.sampling,
+                    r.future.done,
+                    known=r.known,
+                    memory=self._texts,
+                )
                 for i in range(r.n)
             ]
             for r in requests
@@ -230,6 +254,7 @@ class LocalModel:
                 end_ids=self.end_ids,
                 pad_id=self._pad_id,
                 limit=self.limit,
+                turns=self._turns,
             )
         seconds = time.perf_counter() - started
         self.seconds += seconds

@@ -1,0 +1,116 @@
+"""What a model computed for the turns of a conversation, kept for its next turn.
+
+A strategy that searches calls the model again with everything it saw and wrote, and a document behind it. Only that is
+new; keys and values of the rest are taken from here.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+if TYPE_CHECKING:
+    from ken.models.decoding import Row
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Block:
+    """Turns that ended together. states: keys and values of each layer, [turns, heads, columns, width]; mask: int64
+    [turns, columns]; names: their tokens.
+    """
+
+    states: tuple[tuple[torch.Tensor, ...], ...]
+    mask: torch.Tensor
+    names: tuple[tuple[int, ...], ...]
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return sum(part.nbytes for layer in self.states for part in layer)
+
+
+Place = tuple[_Block, int]
+
+
+class KeptTurns:
+    """Keys and values by the tokens they were computed for; the oldest give way when there are more than `most` bytes.
+
+    Everything is forgotten when the weights change, which is read off the parameters: where they lie, and how often
+    they were written to in place.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._places: dict[tuple[int, ...], Place] = {}
+        self._blocks: deque[_Block] = deque()
+        self._size = 0
+        self._weights: object = None
+
+    def keep(self, cache: DynamicCache, mask: torch.Tensor, ended: Mapping[int, Row]) -> None:
+        """Keep what was computed for rows that have just ended, given by their place in the batch: all of their tokens
+        but the last. mask: [batch, columns] of the cache. Does nothing for caches that are more than keys and values of
+        every token (sliding windows, recurrent layers)."""
+        plain: list[Any] = [layer for layer in cache.layers if type(layer) is DynamicLayer]
+        if len(plain) < len(cache.layers):
+            return
+        places = torch.tensor(list(ended), device=mask.device)
+        layers = [(layer.keys, layer.values) for layer in plain]
+        names = tuple((*row.prompt, *row.ids[:-1]) for row in ended.values())
+        if sum(2 * keys.nbytes // len(keys) for keys, _ in layers) * len(names) > self.most:
+            return
+        states = tuple(tuple(part.index_select(0, places) for part in layer) for layer in layers)
+        block = _Block(states, mask[places], names)
+        self._blocks.append(block)
+        self._size += block.size
+        self._places.update((name, (block, i)) for i, name in enumerate(names))
+        while self._size > self.most:
+            self._drop(self._blocks.popleft())
+
+    def _drop(self, block: _Block) -> None:
+        self._size -= block.size
+        for name in block.names:
+            if name in self._places and self._places[name][0] is block:
+                del self._places[name]
+
+    def find(self, model: Any, prompts: Sequence[tuple[int, ...]]) -> list[Place | None]:
+        """Where the states of each of these token sequences are; None for those that are not here."""
+        weights = [(parameter.data_ptr(), parameter._version) for parameter in model.parameters()]
+        if weights != self._weights:
+            self._weights = weights
+            self._places.clear()
+            self._blocks.clear()
+            self._size = 0
+        return [self._places.get(prompt) for prompt in prompts]
+
+    def restore(self, model: Any, found: Sequence[Place]) -> tuple[DynamicCache, torch.Tensor]:
+        """A cache of these, padded on the left, and its mask [found, columns]."""
+        # From the first token on: further in, a mask can have gaps, where documents of different lengths were padded.
+        width = max(block.mask.shape[1] - int(block.mask[i].argmax()) for block, i in found)
+        by_block: dict[int, tuple[_Block, list[int], list[int]]] = {}
+        for row, (block, i) in enumerate(found):
+            _, places, rows = by_block.setdefault(id(block), (block, [], []))
+            places.append(i)
+            rows.append(row)
+        first = found[0][0]
+        mask = first.mask.new_zeros(len(found), width)
+        states = [
+            [part.new_zeros(len(found), part.shape[1], width, part.shape[3]) for part in layer]
+            for layer in first.states
+        ]
+        for block, places, rows in by_block.values():
+            columns = min(width, block.mask.shape[1])
+            skipped = block.mask.shape[1] - columns
+            mask[rows, width - columns :] = block.mask[places, skipped:]
+            for layer, kept in zip(states, block.states, strict=True):
+                for part, kept_part in zip(layer, kept, strict=True):
+                    part[rows, :, width - columns :] = kept_part[places, :, skipped:]
+        cache = DynamicCache(config=model.config)
+        for i, (keys, values) in enumerate(states):
+            cache.update(keys, values, i)
+        return cache, mask
