@@ -9,6 +9,7 @@ import shutil
 import signal
 import tempfile
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -292,7 +293,9 @@ def _quiet() -> Iterator[None]:
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     try:
-        yield
+        with warnings.catch_warnings():  # TRL's default for an argument that transformers is about to rename
+            warnings.filterwarnings("ignore", ".*gradient_checkpointing", FutureWarning)
+            yield
     finally:
         transformers_logging.set_verbosity(level)
         if shown:
