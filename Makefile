@@ -35,8 +35,9 @@ check: setup ## lint, types, import contracts
 format: setup ## let ruff mend what it can
 	$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
-bench: setup ## measure against peers and rewrite bench/RESULTS.md
+bench: setup ## measure against peers and rewrite bench/RESULTS.md and bench/TRAINING.md
 	$(BIN)/python bench/search.py --write
+	$(BIN)/python bench/training.py --write
 
 claims: setup ## check the claims of every paper that runs, one process a paper; goes on where it stopped
 	@failed=0; for slug in $$($(BIN)/python -c 'from ken.papers.catalogue import rows; print(*rows())'); do \

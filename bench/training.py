@@ -10,7 +10,6 @@ are reported with the range. Then our training steps, taken apart, for every alg
 from __future__ import annotations
 
 import argparse
-import copy
 import gc
 import os
 import platform
@@ -351,9 +350,9 @@ def clocks(bench: FactWorldBench) -> Iterator[dict[str, Clock]]:
             ("learn", RolloutTrainer, "training_step"),
             ("update", Accelerator, "clip_grad_norm_"),
             ("update", AcceleratedOptimizer, "step"),
-            ("judge", RolloutTrainer, "_reference_logps"),
+            ("judge", RolloutTrainer, "_logps"),
             ("judge", Critic, "values"),
-            ("judge", Critic, "update"),
+            ("judge", Critic, "fit"),
         ):
             around = made[name].around(getattr(owner, method))
             stack.enter_context(patch.object(owner, method, bound(around) if isinstance(owner, type) else around))
@@ -421,6 +420,7 @@ def one_training(bench: FactWorldBench, name: str, steps: int, *, seed: int, int
 
 def report(
     arguments: argparse.Namespace,
+    size: int,
     rates: dict[str, list[float]],
     work: dict[str, Work],
     steps: dict[str, dict[str, list[float]]],
@@ -435,7 +435,7 @@ def report(
         + ", ".join(f"{name} {version(name)}" for name in ("ken", "torch", "transformers", "trl") if installed(name))
         + f"; commit {commit()}; {time.strftime('%Y-%m-%d')}.",
         "",
-        f"The lab's FactWorld model ({lab_size()} parameters, float32), {QUESTIONS} training questions a batch with "
+        f"The lab's FactWorld model ({size:,} parameters, float32), {QUESTIONS} training questions a batch with "
         f"{ATTEMPTS} attempts each, T = 1, at most {MAX_SEARCHES} searches (top 1 of the same index) and {MAX_TOKENS} "
         "tokens a turn.",
     ]
@@ -446,9 +446,7 @@ def report(
     return "\n".join([*lines, ""])
 
 
-def rollout_lines(
-    arguments: argparse.Namespace, rates: dict[str, list[float]], work: dict[str, Work]
-) -> list[str]:
+def rollout_lines(arguments: argparse.Namespace, rates: dict[str, list[float]], work: dict[str, Work]) -> list[str]:
     middle = {name: statistics.median(values) for name, values in rates.items()}
     lines = [
         "",
@@ -514,13 +512,6 @@ def with_error(numbers: Sequence[float]) -> str:
     return f"{statistics.mean(numbers):.2f} ± {statistics.stdev(numbers) / len(numbers) ** 0.5:.2f}"
 
 
-def lab_size() -> str:
-    return f"{sum(p.numel() for p in copy.copy(_LAB[0]).parameters()):,}"
-
-
-_LAB: list[Any] = []
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help="write bench/TRAINING.md")
@@ -531,7 +522,7 @@ def main() -> None:
     arguments = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     bench = factworld_bench(FactWorldSettings(top_k=1), 0)
-    _LAB.append(plain_model(bench)[0])
+    size = sum(parameter.numel() for parameter in plain_model(bench)[0].parameters())
     rates: dict[str, list[float]] = {}
     work: dict[str, Work] = {}
     steps: dict[str, dict[str, list[float]]] = {}
@@ -540,7 +531,7 @@ def main() -> None:
             rates, work = measure_rollouts(bench, arguments.rounds, arguments.batches, Path(name))
         if arguments.only != "rollouts":
             steps = measure_training(bench, arguments.rounds, arguments.steps)
-    text = report(arguments, rates, work, steps)
+    text = report(arguments, size, rates, work, steps)
     print(text)
     if arguments.write:
         (HERE / "TRAINING.md").write_text(text, encoding="utf-8")
