@@ -66,8 +66,7 @@ async def measure_gates(
 
     held_out = questions(world, "test")
     solvable = [rate >= 0.5 for rate in await _solve_rates(model, held_out, samples, seed)]
-    verdicts = await asyncio.gather(*(_verdicts(model, held_out, seed, i) for i in range(samples)))
-    aware = f1_aware(verdicts[0], solvable)
+    aware = f1_aware(await _verdicts(model, held_out, seed), solvable)
     gates = [
         Gate("closed-book solve rate on exposed facts (T = 1)", _mean(rates), 0.6, 0.95),
         Gate("closed-book accuracy on exposed facts, greedy", greedy_exposed, 0.6, 0.95, gating=False),
@@ -83,7 +82,8 @@ async def measure_gates(
     if world.two_hops:
         gates += await _two_hops(model, world, seed)
     if introspective:
-        gates += _judging(verdicts, solvable)
+        drawn = await asyncio.gather(*(_verdicts(model, held_out, seed, sample) for sample in range(samples)))
+        gates += _judging(drawn, solvable)
         gates += await _generating(model, world, seed)
     return gates
 
@@ -133,7 +133,7 @@ async def _solve_rates(model: Model, asked: Sequence[Question], samples: int, se
     return list(await asyncio.gather(*(rate(question) for question in asked)))
 
 
-async def _verdicts(model: Model, asked: Sequence[Question], seed: int, sample: int) -> list[bool | None]:
+async def _verdicts(model: Model, asked: Sequence[Question], seed: int, sample: int | None = None) -> list[bool | None]:
     sampling = Sampling(temperature=1.0, max_tokens=12, seed=seed)
 
     async def verdict(question: Question) -> bool | None:
