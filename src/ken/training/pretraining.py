@@ -29,8 +29,7 @@ class Example:
 class PretrainingConfig:
     """Linear warm-up and cosine decay to zero. batch: sequences a step; lr: peak; seed: order of the examples.
 
-    optimizer: "adamw" for all parameters, or "muon" for the hidden matrices and AdamW for the rest, which learns to
-    copy and to recall in about half the steps.
+    optimizer: "adamw" for all parameters, or "muon" for the hidden matrices and AdamW for the rest.
     """
 
     batch: int = 32
