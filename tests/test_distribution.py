@@ -21,7 +21,7 @@ from ken.models.local import LocalModel
 from ken.training.rl_config import RLConfig
 from ken.training.rollouts import Task, each
 from ken.training.train import train
-from tests.bandits import QUESTIONS, Choose, bandit_model, right_word, settings
+from tests.bandits import QUESTIONS, Choose, bandit_model, probability_of_right, right_word, settings
 
 ROOT = Path(__file__).parents[1]
 TASKS = [Task(question, Choose()) for question in QUESTIONS]
@@ -81,33 +81,40 @@ def history(run: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"kl": 1e-3},
-        {"advantage": "batch", "minibatches": 2},
-        {"loss": "dapo", "dynamic_sampling": True},
-        {"advantage": "gae"},
-    ],
-    ids=str,
-)
-def test_two_processes_learn_what_one_does(tmp_path: Path, changes: dict[str, Any]) -> None:
-    changes = {"steps": 8, **changes}
+def alone_and_together(folder: Path, changes: dict[str, Any]) -> tuple[Path, Path]:
+    """The folders of the same run by one process and by two."""
     for name in ("one", "two"):
-        bandit_model(tmp_path / name / "model")
-    alone = LocalModel(tmp_path / "one" / "model", device="cpu", control_tokens=True)
-    train(alone, TASKS, each(right_word), RLConfig(**settings(**changes)), out=tmp_path / "one" / "run", monitors=())
-    finished(launch(tmp_path / "two", changes))
+        bandit_model(folder / name / "model")
+    model = LocalModel(folder / "one" / "model", device="cpu", control_tokens=True)
+    train(model, TASKS, each(right_word), RLConfig(**settings(**changes)), out=folder / "one" / "run", monitors=())
+    finished(launch(folder / "two", changes))
+    return folder / "one" / "run", folder / "two" / "run"
 
-    one, two = (history(tmp_path / name / "run") for name in ("one", "two"))
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{"kl": 1e-3}, {"advantage": "batch"}, {"advantage": "gae"}], ids=str)
+def test_two_processes_learn_what_one_does(tmp_path: Path, changes: dict[str, Any]) -> None:
+    runs = alone_and_together(tmp_path, {"steps": 8, **changes})
+    one, two = map(history, runs)
     assert [e["step"] for e in two] == list(range(1, 9)), "every step is logged once, not by every process"
     for mine, theirs in zip(one, two, strict=True):
         for statistic in ("reward", "reward_std", "zero_variance", "entropy"):
             assert mine[statistic] == pytest.approx(theirs[statistic], rel=1e-2, abs=5e-3), (statistic, mine["step"])
-    models = [LocalModel(tmp_path / name / "run" / "model", device="cpu").model for name in ("one", "two")]
+    models = [LocalModel(run / "model", device="cpu").model for run in runs]
     for mine, other in zip(*(model.parameters() for model in models), strict=True):
-        torch.testing.assert_close(mine, other, rtol=1e-2, atol=1e-3)
+        torch.testing.assert_close(mine, other, rtol=1e-2, atol=5e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes", [{"advantage": "batch", "minibatches": 2}, {"loss": "dapo", "dynamic_sampling": True}], ids=str
+)
+def test_two_processes_find_the_optimum_where_their_batches_differ(tmp_path: Path, changes: dict[str, Any]) -> None:
+    """A minibatch is made of other rollouts, and every process refills its own share."""
+    runs = alone_and_together(tmp_path, {"steps": 40, **changes})
+    assert history(runs[0])[0]["reward"] == history(runs[1])[0]["reward"], "the first step is the same"
+    for run in runs:
+        assert probability_of_right(LocalModel(run / "model", device="cpu", control_tokens=True)) > 0.85
 
 
 @pytest.mark.slow
@@ -161,6 +168,7 @@ loss.backward()
 assert all(p.grad is not None and p.to_local().numel() <= p.numel() for p in model.parameters())
 dist.barrier()
 print("same", dist.get_rank(), flush=True)
+dist.destroy_process_group()
 """
 
 
@@ -168,10 +176,10 @@ print("same", dist.get_rank(), flush=True)
 def test_processes_that_share_the_weights_generate_for_different_times(tmp_path: Path) -> None:
     bandit_model(tmp_path / "model", layers=2)
     (tmp_path / "run.py").write_text(SHARDED)
-    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    command += ["--master_port", "0", str(tmp_path / "run.py"), str(tmp_path / "model")]
+    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += [str(tmp_path / "run.py"), str(tmp_path / "model")]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
     assert {"same 0", "same 1"} <= set(done.stdout.split("\n")), done.stderr
 
 

@@ -147,6 +147,10 @@ def test_adasearch_solves_in_both_modes_and_then_decides_by_its_own_solve_rate()
     assert {tuple(task.kind for task in unit) for unit in solve.tasks} == {("inside", "search")}
     assert {tuple(task.kind for task in unit) for unit in decide.tasks} == {("decide",)}
     assert (decide.config.kl, decide.config.group_size, decide.config.units) == (0.2, 5, 512)
+    many = {**RATES, **{f"hard{i}": 0.1 for i in range(9)}}
+    (even,) = works("adasearch", many, steps=0, balanced=True)
+    sides = [many[unit[0].question.id] >= 0.5 for unit in even.tasks]
+    assert (sides.count(True), sides.count(False)) == (2, 3), "as many of either side as there are, or one more"
     (one,) = works("adasearch", RATES, e2e=True)
     assert {tuple(task.kind for task in unit) for unit in one.tasks} == {("inside", "search", "decide")}
 

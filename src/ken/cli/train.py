@@ -68,6 +68,10 @@ def train(  # noqa: PLR0917 (typer reads the options from the signature)
     replay_every: Annotated[
         int | None, typer.Option(help="AdaSearch: one closed-book group for so many verdicts; 0: none.")
     ] = None,
+    balanced: Annotated[
+        bool | None,
+        typer.Option("--balanced", help="AdaSearch: as many known as unknown questions in the second stage."),
+    ] = None,
     ratio: Annotated[float | None, typer.Option(help="IKEA: share of easy questions.")] = None,
     plus: Annotated[float | None, typer.Option(help="IKEA: bonus for a right answer without search.")] = None,
     minus: Annotated[float | None, typer.Option(help="IKEA: reward of a wrong answer after a search.")] = None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -10,12 +10,13 @@ from pydantic import Field, model_validator
 
 from ken.agents import Decide, Direct, SearchLoop
 from ken.agents.instructions import SEARCH_SPARINGLY
-from ken.core import BadInput
+from ken.core import BadInput, Question
 from ken.metrics.text import exact_match, substring_match
 from ken.papers.catalogue import entry
 from ken.papers.recipe import Learning, Recipe, Stage, Trainee, Work
 from ken.training.decision_stage import decision_stage
 from ken.training.labels.boundary import boundary_questions, ever_solved, solved_at_least
+from ken.training.labels.solve_rate import label
 from ken.training.rewards.awareness import OwnSolveRate
 from ken.training.rewards.outcome import exact
 from ken.training.rewards.search_cost import ikea
@@ -86,6 +87,8 @@ class AdaSearchOptions(Learning):
     known. decide_*: the second stage, which learns the verdict alone; `verdicts` are the rollouts of a question in it.
     replay_every: every so many verdicts bring a closed-book group of their question (see `decision_stage`).
     greedy_thoughts: think at temperature 0 and sample the verdict only (see `Sampling`).
+    balanced: train the verdict on as many known as unknown questions, so that no constant verdict pays (not in the
+    paper).
     e2e: one stage of `steps` steps that does all three, labelled by its own closed-book rollouts.
     """
 
@@ -101,6 +104,7 @@ class AdaSearchOptions(Learning):
     verdicts: int = Field(default=5, ge=2)
     greedy_thoughts: bool = False
     replay_every: int = Field(default=0, ge=0)
+    balanced: bool = False
     e2e: bool = False
 
     @model_validator(mode="after")
@@ -119,7 +123,12 @@ def _adasearch(options: AdaSearchOptions) -> tuple[Stage, ...]:
         return Work(units, each(exact), options.rl())
 
     def decide(trainee: Trainee) -> Work:
-        labels = trainee.solve_rates(options.samples, substring_match).labels(options.threshold)
+        measured = trainee.solve_rates(options.samples, substring_match)
+        labels = measured.labels(options.threshold)
+        asked: Sequence[Question] = [q for q in trainee.questions if q.id in labels]
+        if options.balanced and len(set(labels.values())) == 2:
+            known = partial(label, tau=options.threshold)
+            asked = boundary_questions(asked, measured.rates, rule=known, seed=options.seed).questions
         config = options.rl(
             steps=options.decide_steps,
             units=options.decide_questions,
@@ -128,9 +137,7 @@ def _adasearch(options: AdaSearchOptions) -> tuple[Stage, ...]:
             kl=options.decide_kl,
             sampling=sampling,
         )
-        units, reward = decision_stage(
-            trainee.questions, labels, sampling=config.sampling, replay_every=options.replay_every
-        )
+        units, reward = decision_stage(asked, labels, sampling=config.sampling, replay_every=options.replay_every)
         return Work(units, reward, config)
 
     def everything(trainee: Trainee) -> Work:

@@ -328,7 +328,7 @@ class RolloutTrainer(GRPOTrainer):  # type: ignore[misc]
                 lam=self.config.lam,
                 turns=turns,
             )
-            weights = advantages.whiten_masked(weights, policy > 0)
+            weights = self._whitened(weights, policy > 0)
             goal = torch.as_tensor(returns, dtype=old.dtype, device=old.device)
             for _ in range(self.config.critic_epochs):
                 explained = self.critic.fit(batch, goal, old, accelerator=self.accelerator)
@@ -337,10 +337,23 @@ class RolloutTrainer(GRPOTrainer):  # type: ignore[misc]
             weights, _ = advantages.gae(
                 token_rewards, np.zeros_like(token_rewards), policy > 0, gamma=self.config.gamma, turns=turns
             )
-            weights = advantages.whiten_masked(weights, policy > 0)
+            weights = self._whitened(weights, policy > 0)
         else:
             weights = self._outcome_advantages(token_rewards.sum(1), groups)[:, None] * policy
         return torch.as_tensor(weights, dtype=rewards.dtype, device=rewards.device) * batch.policy
+
+    def _whitened(self, weights: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """Whitened over the tokens of all processes. Shapes [B, T]."""
+        if self.accelerator.num_processes == 1:
+            return advantages.whiten_masked(weights, mask)
+        from accelerate.utils import gather_object
+
+        everyone: list[np.ndarray] = gather_object([weights[mask]])
+        flat = np.concatenate(everyone)
+        start = sum(len(others) for others in everyone[: self.accelerator.process_index])
+        white = np.zeros_like(weights)
+        white[mask] = advantages.whiten_masked(flat, np.ones_like(flat))[start : start + int(mask.sum())]
+        return white
 
     def _outcome_advantages(self, outcomes: np.ndarray, groups: Sequence[Group]) -> np.ndarray:
         """One advantage a rollout. Whitening over the batch spans all processes."""
