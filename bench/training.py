@@ -48,6 +48,7 @@ from ken.training.train import train
 HERE = Path(__file__).parent
 QUESTIONS, ATTEMPTS, MAX_SEARCHES = 16, 8, 2
 SAMPLING = Sampling(temperature=1.0, max_tokens=MAX_TOKENS)
+GREEDY = Sampling(temperature=0.0, max_tokens=MAX_TOKENS)
 
 ALGORITHMS: dict[str, dict[str, Any]] = {
     "GRPO": {"advantage": "group"},
@@ -83,6 +84,7 @@ class Ken:
     def __init__(self, bench: FactWorldBench, folder: Path) -> None:
         config = RLConfig(units=QUESTIONS, group_size=ATTEMPTS, sampling=SAMPLING, kl=0.0)
         self.batch: list[Question] = []
+        self.sampling: Sampling | None = None
         self.trainer = RolloutTrainer(
             bench.policy(),
             Chosen(self),
@@ -91,6 +93,9 @@ class Ken:
             trl_arguments(config, str(folder), cpu=True),
             sources=bench.sources,
         )
+
+    def greedily(self, on: bool) -> None:
+        self.sampling = GREEDY if on else None
 
     def attempt(self, questions: Sequence[Question]) -> Any:
         self.batch = list(questions)
@@ -110,7 +115,7 @@ class Chosen(Shuffled):
         self.of, self.strategy = of, SearchLoop(MAX_SEARCHES)
 
     def draw(self, step: int, count: int, *, refill: int = 0) -> list[tuple[Task, ...]]:
-        return [(Task(question, self.strategy),) for question in self.of.batch]
+        return [(Task(question, self.strategy, sampling=self.of.sampling),) for question in self.of.batch]
 
 
 # One token each in the lab's tokenizer. Arguments are rendered bare, as the model writes them; the names only for TRL's
@@ -187,6 +192,9 @@ class TRL:
         self.trainer._async_tool_dicts = [{}] * rows
         self.asked: list[Question] = []
 
+    def greedily(self, on: bool) -> None:
+        self.trainer.generation_config.do_sample = self.trainer.generation_kwargs["do_sample"] = not on
+
     def attempt(self, questions: Sequence[Question]) -> Any:
         self.asked = [question for question in questions for _ in range(ATTEMPTS)]
         return self.trainer._generate([opening(question) for question in self.asked])
@@ -218,6 +226,9 @@ class Reprefill:
             "eos_token_id": self.stops,
             "pad_token_id": self.tokenizer.pad_token_id,
         }
+
+    def greedily(self, on: bool) -> None:
+        self.how["do_sample"] = not on
 
     def attempt(self, questions: Sequence[Question]) -> list[dict[str, Any]]:
         asked = [question for question in questions for _ in range(ATTEMPTS)]
@@ -283,30 +294,45 @@ def answer_in(text: str) -> str | None:
     return found[1].strip() if found else None
 
 
+@dataclass
+class Rollouts:
+    """rates: attempts per second of every round, by contender. work: what was done. alike: how many of a batch's
+    attempts come out the same in all three when nothing is left to chance.
+    """
+
+    rates: dict[str, list[float]]
+    work: dict[str, Work]
+    alike: int
+
+
 # --- measuring rollouts ----------------------------------------------------------------------------------------------
 
 
-def measure_rollouts(
-    bench: FactWorldBench, rounds: int, batches: int, folder: Path
-) -> tuple[dict[str, list[float]], dict[str, Work]]:
-    """Attempts per second of every round, and what was done, by contender."""
+def measure_rollouts(bench: FactWorldBench, rounds: int, batches: int, folder: Path) -> Rollouts:
     contenders = [Ken(bench, folder), TRL(bench, folder), Reprefill(bench, folder)]
     order = Shuffled([Task(q, SearchLoop(MAX_SEARCHES)) for q in bench.train_questions])
     rates: dict[str, list[float]] = {c.name: [] for c in contenders}
     work = {c.name: Work() for c in contenders}
-    for contender in contenders:  # warms up
-        contender.attempt([unit[0].question for unit in order.draw(0, QUESTIONS)])
+    greedy = {c.name: Work() for c in contenders}
+    for contender in contenders:
+        asked = [unit[0].question for unit in order.draw(0, QUESTIONS)]
+        contender.greedily(True)
+        contender.note(contender.attempt(asked), greedy[contender.name])
+        contender.greedily(False)
+        contender.attempt(asked)  # warms up
+    each_made = [list(zip(w.searches, w.right, w.tokens, strict=True)) for w in greedy.values()]
+    alike = sum(len({*made}) == 1 for made in zip(*each_made, strict=True))
     gc.collect()
     gc.freeze()  # what is loaded by now is not searched for garbage again: a quarter of a second, at anyone's expense
     for number in range(rounds):
-        asked = [
+        batched = [
             [unit[0].question for unit in order.draw(1 + number * batches + batch, QUESTIONS)]
             for batch in range(batches)
         ]
         for contender in contenders[number % 3 :] + contenders[: number % 3]:
             gc.collect()
             took = 0.0
-            for questions in asked:
+            for questions in batched:
                 started = time.perf_counter()
                 made = contender.attempt(questions)
                 took += time.perf_counter() - started
@@ -314,7 +340,7 @@ def measure_rollouts(
             rates[contender.name].append(batches * QUESTIONS * ATTEMPTS / took)
             say(f"round {number + 1}: {contender.name} {rates[contender.name][-1]:,.0f} attempts/s")
     gc.unfreeze()
-    return rates, work
+    return Rollouts(rates, work, alike)
 
 
 # --- measuring training steps ----------------------------------------------------------------------------------------
@@ -424,8 +450,7 @@ def one_training(bench: FactWorldBench, name: str, steps: int, *, seed: int, int
 def report(
     arguments: argparse.Namespace,
     size: int,
-    rates: dict[str, list[float]],
-    work: dict[str, Work],
+    rollouts: Rollouts | None,
     steps: dict[str, dict[str, list[float]]],
 ) -> str:
     lines = [
@@ -442,14 +467,15 @@ def report(
         f"{ATTEMPTS} attempts each, T = 1, at most {MAX_SEARCHES} searches (top 1 of the same index) and {MAX_TOKENS} "
         "tokens a turn.",
     ]
-    if rates:
-        lines += rollout_lines(arguments, rates, work)
+    if rollouts:
+        lines += rollout_lines(arguments, rollouts)
     if steps:
         lines += training_lines(arguments, steps)
     return "\n".join([*lines, ""])
 
 
-def rollout_lines(arguments: argparse.Namespace, rates: dict[str, list[float]], work: dict[str, Work]) -> list[str]:
+def rollout_lines(arguments: argparse.Namespace, rollouts: Rollouts) -> list[str]:
+    rates = rollouts.rates
     middle = {name: statistics.median(values) for name, values in rates.items()}
     lines = [
         "",
@@ -457,14 +483,16 @@ def rollout_lines(arguments: argparse.Namespace, rates: dict[str, list[float]], 
         "",
         f"Medians of {arguments.rounds} alternating rounds of {arguments.batches} batches; the range in brackets. "
         "TRL tools: `GRPOTrainer(tools=[search])` with a template that renders and parses the same tags. Re-prefill: "
-        "Search-R1's loop, a new `model.generate` over the whole context every turn. Each samples for itself, so the "
-        "work is equal on average: searches, tokens written and exact match per attempt, ± a standard error.",
+        "Search-R1's loop, a new `model.generate` over the whole context every turn. Greedily decoded, "
+        f"{rollouts.alike} of {QUESTIONS * ATTEMPTS} attempts are the same in all three (searches, tokens, exact "
+        "match). In what is timed each samples for itself, and the work is the same on average: per attempt, ± a "
+        "standard error as if attempts at one question were independent.",
         "",
         "| | attempts/s | searches | tokens | EM |",
         "|---|---|---|---|---|",
     ]
     for name, values in rates.items():
-        did = work[name]
+        did = rollouts.work[name]
         cells = " | ".join(with_error(numbers) for numbers in (did.searches, did.tokens, did.right))
         lines.append(f"| {name} | {middle[name]:,.0f} ({min(values):,.0f}–{max(values):,.0f}) | {cells} |")
     lines += ["", "| goal | measured | verdict |", "|---|---|---|"]
@@ -526,15 +554,14 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     bench = factworld_bench(FactWorldSettings(top_k=1), 0)
     size = sum(parameter.numel() for parameter in plain_model(bench)[0].parameters())
-    rates: dict[str, list[float]] = {}
-    work: dict[str, Work] = {}
+    rollouts: Rollouts | None = None
     steps: dict[str, dict[str, list[float]]] = {}
     with tempfile.TemporaryDirectory(prefix="ken-bench-") as name:
         if arguments.only != "training":
-            rates, work = measure_rollouts(bench, arguments.rounds, arguments.batches, Path(name))
+            rollouts = measure_rollouts(bench, arguments.rounds, arguments.batches, Path(name))
         if arguments.only != "rollouts":
             steps = measure_training(bench, arguments.rounds, arguments.steps)
-    text = report(arguments, size, rates, work, steps)
+    text = report(arguments, size, rollouts, steps)
     print(text)
     if arguments.write:
         (HERE / "TRAINING.md").write_text(text, encoding="utf-8")
