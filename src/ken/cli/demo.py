@@ -28,7 +28,7 @@ def demo(
     ] = Path("ken-demo"),
     questions: Annotated[int, typer.Option(min=10, help="How many held-out questions.")] = 200,
     samples: Annotated[int, typer.Option(min=1, help="Closed-book samples per question.")] = 8,
-    steps: Annotated[int, typer.Option(min=0, help="Of the training at the end; 0 leaves it out.")] = 70,
+    steps: Annotated[int, typer.Option(min=0, help="Of the training at the end; 0 leaves it out.")] = 90,
 ) -> None:
     """Index a small world, audit four strategies on a model that knows a known part of it, show three questions step by
     step, and teach the model what it knows.
@@ -103,7 +103,7 @@ def demo(
 def _teach(
     console: Console, world: FactWorld, asked: Sequence[Question], out: Path, *, samples: int, steps: int
 ) -> None:
-    """AdaSearch's second stage on the training facts, and what it changes on the held-out ones."""
+    """AdaSearch in small on the training facts, and what it changes on the held-out ones."""
     from importlib.util import find_spec
 
     import ken
@@ -120,9 +120,11 @@ def _teach(
     from ken.papers.train import Listener, train_on
 
     training = render.questions(world, "train")
+    first = max(1, steps // 4)
     console.print(
-        f"\nNow it is taught, as AdaSearch does: its answers to {len(training):,} other questions say which of them it "
-        f"knows, and reinforcement learning rewards it for saying so ({steps} steps of 64 questions).\n"
+        f"\nNow it is taught, as AdaSearch does, on {len(training):,} other questions: first to answer, closed book and "
+        f"by search ({first} steps); then its own answers say which of them it knows, and it is rewarded for saying so "
+        f"({steps} steps).\n"
     )
     with listening() as listener:
         trained = train_on(
@@ -131,8 +133,11 @@ def _teach(
             questions=training,
             index=out / "index",
             out=out / "training",
-            steps=0,  # the first stage would teach it to answer and to search, which this model does already
+            steps=first,
             decide_steps=steps,
+            decide_lr=5e-4,
+            decide_kl=0.05,
+            balanced=True,
             samples=samples,
             listener=Listener(on_progress=listener.on_progress),
         )
