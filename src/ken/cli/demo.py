@@ -122,8 +122,8 @@ def _teach(
     training = render.questions(world, "train")
     first = max(1, steps // 4)
     console.print(
-        f"\nNow it is taught, as AdaSearch does, on {len(training):,} other questions: first to answer, closed book and "
-        f"by search ({first} steps); then its own answers say which of them it knows, and it is rewarded for saying so "
+        f"\nNow it is taught, as AdaSearch does, on {len(training):,} other questions: first to answer, closed book "
+        f"and by search ({first} steps); then its own answers say which of them it knows, and it is rewarded for saying so "
         f"({steps} steps).\n"
     )
     with listening() as listener:
