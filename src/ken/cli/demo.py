@@ -123,8 +123,8 @@ def _teach(
     first = max(1, steps // 4)
     console.print(
         f"\nNow it is taught, as AdaSearch does, on {len(training):,} other questions: first to answer, closed book "
-        f"and by search ({first} steps); then its own answers say which of them it knows, and it is rewarded for saying so "
-        f"({steps} steps).\n"
+        f"and by search ({first} steps); then its own answers say which of them it knows, and it is rewarded for "
+        f"saying so ({steps} steps).\n"
     )
     with listening() as listener:
         trained = train_on(
