@@ -41,8 +41,9 @@ Place = tuple[_Block, int]
 class KeptTurns:
     """Keys and values by the tokens they were computed for; the oldest give way when there are more than `most` bytes.
 
-    Everything is forgotten when the weights change, which is read off the parameters: where they lie, and how often
-    they were written to in place.
+    Everything is forgotten when the weights change. That is read off the parameters: where they lie, how often they
+    were written to in place, and a few of their numbers, since fused optimizers write without counting (torch 2.13). A
+    trainer says so itself, by `forget`.
     """
 
     def __init__(self, most: int) -> None:
@@ -78,14 +79,20 @@ class KeptTurns:
             if name in self._places and self._places[name][0] is block:
                 del self._places[name]
 
+    def forget(self) -> None:
+        """Keep nothing: the weights are others now."""
+        self._places.clear()
+        self._blocks.clear()
+        self._size = 0
+
     def find(self, model: Any, prompts: Sequence[tuple[int, ...]]) -> list[Place | None]:
         """Where the states of each of these token sequences are; None for those that are not here."""
-        weights = [(parameter.data_ptr(), parameter._version) for parameter in model.parameters()]
+        parameters = list(model.parameters())
+        some = torch.cat([p.detach().reshape(-1)[:: max(1, p.numel() // 4)].float() for p in parameters])
+        weights = [(p.data_ptr(), p._version) for p in parameters], some.tolist()
         if weights != self._weights:
+            self.forget()
             self._weights = weights
-            self._places.clear()
-            self._blocks.clear()
-            self._size = 0
         return [self._places.get(prompt) for prompt in prompts]
 
     def restore(self, model: Any, found: Sequence[Place]) -> tuple[DynamicCache, torch.Tensor]:

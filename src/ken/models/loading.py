@@ -27,7 +27,7 @@ OPTIONS = {
         "backoff_base",
         "backoff_cap",
     ),
-    "hf": ("device", "dtype", "batch_size", "control_tokens"),
+    "hf": ("device", "dtype", "batch_size", "kept_bytes", "control_tokens"),
     "lab": (),
 }
 

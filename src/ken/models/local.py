@@ -126,6 +126,11 @@ class LocalModel:
         self._check(ids[:-1])
         return await self._alone(self._hidden_states, ids)
 
+    def forget(self) -> None:
+        """To be called after the weights were changed: what earlier turns computed is no longer true."""
+        if self._turns is not None:
+            self._turns.forget()
+
     async def close(self) -> None:
         """Refuse further calls; those under way end as usual."""
         self._closed = True

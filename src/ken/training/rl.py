@@ -171,6 +171,7 @@ class RolloutTrainer(GRPOTrainer):  # type: ignore[misc]
         if self.config.vllm and self._last_loaded_step != self.state.global_step:
             self.vllm_generation.sync_weights()
             self._last_loaded_step = self.state.global_step
+        self.policy.forget()
         training = self.policy.model.training
         self.policy.model.eval()
         # vLLM has weights of its own.

@@ -111,6 +111,7 @@ def sft(
             trainer.train(resume_from_checkpoint=last)
         finally:
             policy.model.eval()
+            policy.forget()
             policy.model.zero_grad(set_to_none=True)
         if out and trainer.accelerator.is_main_process:
             save_policy(policy, folder / "model")

@@ -98,6 +98,7 @@ def train(
             raise TrainingError(f"the disk is full; {what}; free space and resume") from error
         finally:
             policy.model.eval()
+            policy.forget()
         if out and not log.interrupted:
             weights = whole_state(trainer.model_wrapped, trainer.accelerator)
             if trainer.accelerator.is_main_process:
