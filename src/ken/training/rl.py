@@ -293,12 +293,12 @@ class RolloutTrainer(GRPOTrainer):  # type: ignore[misc]
         """Rewards [B, T]: an outcome at the last token the model wrote, turn rewards at the last of each turn; less
         the KL penalty (k1) at every token it wrote."""
         rewards = torch.zeros_like(batch.logprobs)
-        flat = [score for group in scores for score in group]
+        flat, last = [score for group in scores for score in group], batch.last
         for row, score in enumerate(flat):
             if not batch.policy[row].any():
                 continue
             if isinstance(score, int | float):
-                rewards[row, batch.last[row]] = float(score)
+                rewards[row, last[row]] = float(score)
                 continue
             turns = int(batch.turn[row].max()) + 1
             if len(score) != turns:

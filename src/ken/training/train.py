@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import math
 import shutil
@@ -82,6 +83,8 @@ def train(
         recorder.trainer = trainer
         last = _last_checkpoint(checkpoints) if resume else None
         _begin(trainer, folder, last, log)
+        gc.collect()
+        gc.freeze()  # a full collection walks through torch and transformers, a quarter of a second every few steps
         try:
             with recorder.interruptible():
                 trainer.train(resume_from_checkpoint=str(last) if last else None)
@@ -99,6 +102,7 @@ def train(
         finally:
             policy.model.eval()
             policy.forget()
+            gc.unfreeze()
         if out and not log.interrupted:
             weights = whole_state(trainer.model_wrapped, trainer.accelerator)
             if trainer.accelerator.is_main_process:
