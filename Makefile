@@ -18,7 +18,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 setup: $(STAMP) ## install into .venv (the tool is then .venv/bin/ken)
 
-demo: setup ## build a small world, audit four strategies on it, show three traced questions
+demo: setup ## build a small world, audit four strategies on it, show traced questions, and teach the model what it knows
 	@$(BIN)/ken demo
 
 test: setup ## the tests, without those marked slow
