@@ -19,15 +19,19 @@ from ken.training.factworld_base import (  # noqa: E402
     FactWorldBaseConfig,
     build_model,
     build_tokenizer,
+)
+from ken.training.factworld_build import build_factworld, read_manifest  # noqa: E402
+from ken.training.factworld_examples import (  # noqa: E402
     closed_book,
     deciding,
-    encode,
     pretraining_stages,
     querying,
     searching,
 )
-from ken.training.factworld_build import build_factworld, read_manifest  # noqa: E402
 from ken.training.factworld_gates import measure_gates  # noqa: E402
+from ken.training.lab_tokenizer import (  # noqa: E402
+    encode,
+)
 from ken.training.pretraining import Example, PretrainingConfig, masked_loss, pretrain  # noqa: E402
 
 SMALL = FactWorldBaseConfig(

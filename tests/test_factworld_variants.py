@@ -18,12 +18,13 @@ from ken.lab.factworld import MENTOR, VARIANTS  # noqa: E402
 from ken.lab.render import two_hop_questions  # noqa: E402
 from ken.training import factworld_build  # noqa: E402
 from ken.training.factworld_base import (  # noqa: E402
-    EOS,
     GENERATE,
     FactWorldBaseConfig,
     build_tokenizer,
+)
+from ken.training.factworld_build import built, cache_folder, is_built  # noqa: E402
+from ken.training.factworld_examples import (  # noqa: E402
     deciding,
-    encode,
     generating,
     pretraining_stages,
     querying,
@@ -31,9 +32,12 @@ from ken.training.factworld_base import (  # noqa: E402
     searching,
     task_prompt,
 )
-from ken.training.factworld_build import built, cache_folder, is_built  # noqa: E402
 from ken.training.factworld_gates import Gate  # noqa: E402
 from ken.training.factworld_variants import smoke_config, variant_config  # noqa: E402
+from ken.training.lab_tokenizer import (  # noqa: E402
+    EOS,
+    encode,
+)
 from ken.training.muon import Muon, orthogonal  # noqa: E402
 
 TWO_HOP, INTROSPECTION = smoke_config("two-hop"), smoke_config("introspection")

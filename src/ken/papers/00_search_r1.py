@@ -26,9 +26,18 @@ from ken.models.local import LocalModel
 from ken.papers.catalogue import entry
 from ken.papers.factworld_bench import FactWorldBench, FactWorldSettings, curve, factworld_bench
 from ken.papers.paper import Arm, Arms, Claim, Metrics, Paper
-from ken.training.factworld_base import EOS, FactWorldBaseConfig, answered, chained
+from ken.training.factworld_base import (
+    FactWorldBaseConfig,
+)
+from ken.training.factworld_examples import (
+    answered,
+    chained,
+)
 from ken.training.factworld_gates import _reading
 from ken.training.factworld_variants import smoke_config, variant_config
+from ken.training.lab_tokenizer import (
+    EOS,
+)
 from ken.training.pretraining import Example
 from ken.training.rewards.outcome import exact
 from ken.training.rollouts import Task, each

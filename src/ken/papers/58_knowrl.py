@@ -20,7 +20,12 @@ from ken.models.local import LocalModel
 from ken.papers.catalogue import entry
 from ken.papers.factworld_bench import GREEDY_THOUGHTS, SAMPLED, FactWorldBench, FactWorldSettings, factworld_bench
 from ken.papers.paper import Arm, Arms, Claim, Metrics, Paper
-from ken.training.factworld_base import FactWorldBaseConfig, task_prompt
+from ken.training.factworld_base import (
+    FactWorldBaseConfig,
+)
+from ken.training.factworld_examples import (
+    task_prompt,
+)
 from ken.training.factworld_variants import smoke_config, variant_config
 from ken.training.introspection import WRITTEN, Introspector, Request
 from ken.training.introspection_rounds import RoundReport, RoundsConfig, train_on_introspection

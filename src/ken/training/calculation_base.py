@@ -37,8 +37,9 @@ from ken.lab.calculation import (
 )
 from ken.sources.tools.python import UNPRINTED
 from ken.sources.tools.search_tool import NOTHING
-from ken.training.factworld_base import BOS, CHAT_TEMPLATE, EOS, PAD, UNKNOWN, Piece, encode
+from ken.training.factworld_base import CHAT_TEMPLATE
 from ken.training.lab_checkpoint import OnStep, Recipe, cached_checkpoint, small_llama
+from ken.training.lab_tokenizer import BOS, EOS, PAD, UNKNOWN, Piece, encode, fast_tokenizer
 from ken.training.pretraining import Example, PretrainingConfig
 
 TAGS = [f"<{slash}{tag}>" for tag in ("think", "search", "code", "response", "answer") for slash in ("", "/")]
@@ -106,8 +107,7 @@ def build_tokenizer(world: CalculationWorld) -> Any:
     A digit that goes on a number is another token than one that begins it (`4 ##8 ##2`), so that decoding knows where
     numbers end.
     """
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     names = [entity.name for entity in (*world.entities, *world.demo_entities)]
     names += [value for relation in NAMES for value in world.values[relation]]
@@ -120,19 +120,8 @@ def build_tokenizer(world: CalculationWorld) -> Any:
     backend = Tokenizer(models.WordPiece({word: i for i, word in enumerate(words)}, unk_token=UNKNOWN))
     backend.pre_tokenizer = backend_words
     backend.decoder = decoders.WordPiece(prefix="##", cleanup=False)
-    special = [AddedToken(t, special=True, normalized=False) for t in (PAD, BOS, EOS, UNKNOWN, *CONTROLS)]
-    backend.add_special_tokens(special)
-    backend.add_tokens([AddedToken(t, special=False, normalized=False) for t in (*TAGS, "//")])
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        pad_token=PAD,
-        bos_token=BOS,
-        eos_token=EOS,
-        unk_token=UNKNOWN,
-        clean_up_tokenization_spaces=False,
-    )
-    tokenizer.chat_template = CHAT_TEMPLATE
-    return tokenizer
+    special = (PAD, BOS, EOS, UNKNOWN, *CONTROLS)
+    return fast_tokenizer(backend, special=special, tags=(*TAGS, "//"), chat_template=CHAT_TEMPLATE)
 
 
 def pretraining_stages(config: CalculationBaseConfig, world: CalculationWorld, tokenizer: Any) -> list[list[Example]]:

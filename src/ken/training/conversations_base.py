@@ -32,9 +32,9 @@ from ken.models.local import LocalModel
 from ken.sources import Sources
 from ken.sources.search.index import Index
 from ken.sources.search.ranks import RankService
-from ken.training.factworld_base import BOS, EOS, PAD, UNKNOWN, Piece, encode
 from ken.training.factworld_gates import Gate
 from ken.training.lab_checkpoint import OnStep, Recipe, cached_checkpoint, small_llama
+from ken.training.lab_tokenizer import BOS, EOS, PAD, UNKNOWN, Piece, encode, fast_tokenizer
 from ken.training.pretraining import Example, PretrainingConfig
 
 NAME = "conversations"
@@ -120,8 +120,7 @@ def smoke_config() -> ConversationsBaseConfig:
 def build_tokenizer(world: ConversationWorld) -> Any:
     """A word-level tokenizer over everything the world can say. Spaces separate words and are not kept; the line break
     and the tags are tokens, which decoding joins to what stands before them."""
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
     vocabulary = dict.fromkeys([PAD, BOS, EOS, UNKNOWN, REWRITE.token, LINE, *TAGS, *MARKS, *WORDS, *world.words])
     backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token=UNKNOWN))
@@ -136,18 +135,7 @@ def build_tokenizer(world: ConversationWorld) -> Any:
         ]
     )
     special = [PAD, BOS, EOS, UNKNOWN, REWRITE.token]
-    backend.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in special])
-    backend.add_tokens([AddedToken(t, special=False, normalized=False) for t in (LINE, *TAGS)])
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        pad_token=PAD,
-        bos_token=BOS,
-        eos_token=EOS,
-        unk_token=UNKNOWN,
-        clean_up_tokenization_spaces=False,
-    )
-    tokenizer.chat_template = CHAT_TEMPLATE
-    return tokenizer
+    return fast_tokenizer(backend, special=special, tags=(LINE, *TAGS), chat_template=CHAT_TEMPLATE)
 
 
 def pretraining_stages(

@@ -18,7 +18,14 @@ from ken.core import BadInput, TrainingError
 from ken.core.frozen import Frozen
 from ken.lab.factworld import FactWorld
 from ken.models.local import LocalModel
-from ken.training.factworld_base import FactWorldBaseConfig, build_model, build_tokenizer, pretraining_stages
+from ken.training.factworld_base import (
+    FactWorldBaseConfig,
+    build_model,
+    build_tokenizer,
+)
+from ken.training.factworld_examples import (
+    pretraining_stages,
+)
 from ken.training.factworld_gates import Gate, measure_gates
 from ken.training.pretraining import PretrainingConfig, pretrain
 

@@ -34,9 +34,10 @@ from ken.core.frozen import Frozen
 from ken.core.seeding import derive_seed
 from ken.lab.multihop import Link, MultiHopConfig, MultiHopWorld, ask_chain, compare, document, random_pages
 from ken.models import Message, Model
-from ken.training.factworld_base import BOS, EOS, PAD, TAGS, UNKNOWN, Piece, encode
+from ken.training.factworld_base import TAGS
 from ken.training.factworld_gates import Gate
 from ken.training.lab_checkpoint import OnStep, Recipe, cached_checkpoint, small_llama
+from ken.training.lab_tokenizer import BOS, EOS, PAD, UNKNOWN, Piece, encode, fast_tokenizer
 from ken.training.pretraining import Example, PretrainingConfig
 
 NAME = "multihop"
@@ -121,8 +122,7 @@ def recipe(config: MultiHopBaseConfig) -> Recipe:
 
 def build_tokenizer(world: MultiHopWorld) -> Any:
     """A word-level tokenizer over everything the world can say; tags and markers of the grammar are one token each."""
-    from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
+    from tokenizers import Tokenizer, models, pre_tokenizers
 
     wordings = [wording for relation in world.relations for wording in relation.wordings]
     vocabulary = [
@@ -143,18 +143,7 @@ def build_tokenizer(world: MultiHopWorld) -> Any:
     )
     backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
     special = [PAD, BOS, EOS, UNKNOWN, *CONTROLS]
-    backend.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in special])
-    backend.add_tokens([AddedToken(t, special=False, normalized=False) for t in (*TAGS, *MARKERS)])
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        pad_token=PAD,
-        bos_token=BOS,
-        eos_token=EOS,
-        unk_token=UNKNOWN,
-        clean_up_tokenization_spaces=False,
-    )
-    tokenizer.chat_template = CHAT_TEMPLATE
-    return tokenizer
+    return fast_tokenizer(backend, special=special, tags=(*TAGS, *MARKERS), chat_template=CHAT_TEMPLATE)
 
 
 def pretraining_stages(config: MultiHopBaseConfig, world: MultiHopWorld, tokenizer: Any) -> list[list[Example]]:
