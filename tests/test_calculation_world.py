@@ -223,7 +223,7 @@ def test_a_smoke_build_takes_seconds_is_cached_and_unfit(tmp_path: Path, monkeyp
     folder = built(config)
     manifest = read_checkpoint(folder)
     assert manifest.world == "calculation"
-    assert manifest.failed
+    assert not manifest.gates, "nobody asked"
     before = (folder / "model.safetensors").stat().st_mtime_ns
     assert built(config) == folder
     assert (folder / "model.safetensors").stat().st_mtime_ns == before

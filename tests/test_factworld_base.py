@@ -17,10 +17,9 @@ from ken.models.lab import CHECKPOINTS  # noqa: E402
 from ken.models.local import LocalModel  # noqa: E402
 from ken.training.factworld_base import (  # noqa: E402
     FactWorldBaseConfig,
-    build_model,
     build_tokenizer,
 )
-from ken.training.factworld_build import build_factworld, read_manifest  # noqa: E402
+from ken.training.factworld_build import NAME, recipe  # noqa: E402
 from ken.training.factworld_examples import (  # noqa: E402
     closed_book,
     deciding,
@@ -29,6 +28,12 @@ from ken.training.factworld_examples import (  # noqa: E402
     searching,
 )
 from ken.training.factworld_gates import measure_gates  # noqa: E402
+from ken.training.lab_checkpoint import (  # noqa: E402
+    build_checkpoint,
+    is_checkpoint,
+    read_checkpoint,
+    untrained_llama,
+)
 from ken.training.lab_tokenizer import (  # noqa: E402
     encode,
 )
@@ -106,7 +111,7 @@ def test_the_prompt_of_an_example_is_what_the_model_will_be_given(
 ) -> None:
     from ken.agents.instructions import CLOSED
 
-    build_model(SMALL, tokenizer).save_pretrained(tmp_path)
+    untrained_llama(SMALL, tokenizer, name=NAME).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     model = LocalModel(tmp_path, control_tokens=True)
     fact = next(fact for fact in world.facts if fact.exposures)
@@ -116,7 +121,7 @@ def test_the_prompt_of_an_example_is_what_the_model_will_be_given(
 
 
 def test_the_loss_is_the_cross_entropy_of_the_learnt_tokens_alone(tokenizer: Any) -> None:
-    model = build_model(SMALL, tokenizer)
+    model = untrained_llama(SMALL, tokenizer, name=NAME)
     ids = (1, 4, 30, 31, 32, 33, 2)
     learn = (False, False, False, True, True, False, True)
     short = Example((1, 4, 30, 2), (False, False, False, True))
@@ -130,7 +135,7 @@ def test_the_loss_is_the_cross_entropy_of_the_learnt_tokens_alone(tokenizer: Any
 
 
 def test_pretraining_overfits_ten_examples(world: FactWorld, tokenizer: Any) -> None:
-    model = build_model(SMALL, tokenizer)
+    model = untrained_llama(SMALL, tokenizer, name=NAME)
     ten = list({e.ids: e for e in encode(list(closed_book(world)), tokenizer)}.values())[:10]
     losses: list[float] = []
     settings = PretrainingConfig(batch=10, warmup=10)
@@ -140,21 +145,21 @@ def test_pretraining_overfits_ten_examples(world: FactWorld, tokenizer: Any) -> 
 
 
 def test_the_same_seed_builds_the_same_checkpoint(tmp_path: Path) -> None:
-    manifests = [build_factworld(SMALL, tmp_path / name) for name in ("a", "b")]
+    manifests = [build_checkpoint(NAME, SMALL, recipe(SMALL), tmp_path / name) for name in ("a", "b")]
     a, b = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("a", "b"))
     assert a == b
-    assert manifests[0].gates == manifests[1].gates == read_manifest(tmp_path / "a").gates
+    assert manifests[0].gates == manifests[1].gates == read_checkpoint(tmp_path / "a").gates
 
 
 def test_an_interrupted_build_leaves_the_old_checkpoint(tmp_path: Path) -> None:
-    build_factworld(SMALL, tmp_path / "model")
+    build_checkpoint(NAME, SMALL, recipe(SMALL), tmp_path / "model")
     before = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}
 
     def interrupt(step: int, steps: int, loss: float) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        build_factworld(SMALL, tmp_path / "model", on_step=interrupt)
+        build_checkpoint(NAME, SMALL, recipe(SMALL), tmp_path / "model", on_step=interrupt)
     assert {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
@@ -162,16 +167,18 @@ def test_an_interrupted_build_leaves_the_old_checkpoint(tmp_path: Path) -> None:
 def test_a_build_touches_no_folder_that_holds_something_else(tmp_path: Path) -> None:
     (tmp_path / "letters.txt").write_text("mine")
     with pytest.raises(BadInput, match="choose another"):
-        build_factworld(SMALL, tmp_path)
+        build_checkpoint(NAME, SMALL, recipe(SMALL), tmp_path)
     assert (tmp_path / "letters.txt").read_text() == "mine"
 
 
 def test_the_shipped_checkpoint_is_small_and_passes_its_gates() -> None:
     folder = CHECKPOINTS / "factworld"
     assert sum(path.stat().st_size for path in folder.iterdir()) < 8e6
-    manifest = read_manifest(folder)
-    assert manifest.passed
-    assert manifest.config == FactWorldBaseConfig(), "the shipped model was built with other settings; run `make lab`"
+    manifest = read_checkpoint(folder)
+    assert not manifest.failed
+    assert is_checkpoint(FactWorldBaseConfig(), folder), (
+        "the shipped model was built with other settings; run `make lab`"
+    )
     measured = asyncio.run(measure_gates(load_model("lab/factworld"), FactWorld(), samples=4))
     failing = [gate for gate in measured if gate.gating and not gate.passed]
     assert not failing

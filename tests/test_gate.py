@@ -17,8 +17,9 @@ from ken.models.lab import CHECKPOINTS
 from ken.models.local import LocalModel
 from ken.models.scripted import ScriptedModel
 from ken.sources import Sources
-from ken.training.factworld_build import read_manifest
+from ken.training.factworld_base import FactWorldBaseConfig
 from ken.training.gate import fit_gate, fit_logistic, state_of
+from ken.training.lab_checkpoint import read_checkpoint
 
 QUESTION = Question(id="q", text="Where?", answers=("here",))
 
@@ -75,7 +76,7 @@ def test_the_gate_of_the_labs_model_tells_what_it_was_shown() -> None:
     """On facts that it was not fitted on; that it is far from perfect is the point of the papers that train."""
     folder = CHECKPOINTS / "factworld"
     model = LocalModel(folder, spec="lab/factworld", device="cpu", batch_size=512)
-    world = FactWorld(read_manifest(folder).config.world)
+    world = FactWorld(FactWorldBaseConfig.model_validate(read_checkpoint(folder).config).world)
     trained, held_out = questions(world, "train")[::3], questions(world, "test")[::4]
     labels = {q.id: bool(q.meta["exposures"]) for q in trained}
     gate = asyncio.run(fit_gate(model, trained, labels, l2=0.01, guess=2))

@@ -19,8 +19,8 @@ from ken.models.scripted import ScriptedModel
 from ken.sources import Sources
 from ken.sources.search.ngrams import NgramRetriever
 from ken.training.judges import RuleJudge
-from ken.training.lab_checkpoint import small_llama
-from ken.training.multihop_base import build_tokenizer
+from ken.training.lab_checkpoint import untrained_llama
+from ken.training.multihop_base import MultiHopBaseConfig, build_tokenizer
 from ken.training.multihop_teacher import MultiHopTeacher, TeacherConfig
 from ken.training.trajectory_sampling import (
     Sampled,
@@ -193,16 +193,8 @@ def test_there_is_one_row_per_step_and_each_continues_the_last(world: MultiHopWo
 
 def test_a_pupil_learns_what_the_teacher_wrote_and_nothing_else(world: MultiHopWorld, tmp_path: Path) -> None:
     tokenizer = build_tokenizer(world)
-    sizes = {
-        "hidden_size": 32,
-        "layers": 1,
-        "heads": 2,
-        "intermediate_size": 32,
-        "context": 640,
-        "init": 0.02,
-        "seed": 0,
-    }
-    model = small_llama(tokenizer, **sizes)
+    small = MultiHopBaseConfig(hidden_size=32, layers=1, heads=2, intermediate_size=32)
+    model = untrained_llama(small, tokenizer, name="pupil")
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     pupil = LocalModel(tmp_path, device="cpu", control_tokens=True)

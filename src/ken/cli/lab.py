@@ -16,17 +16,17 @@ app = typer.Typer(
     help="Worlds with known truth, and the models that live in them.", no_args_is_help=True, rich_markup_mode=None
 )
 
-WORLDS = ("factworld",)
-World = Annotated[str, typer.Argument(metavar="WORLD", help="factworld")]
 Variant = Annotated[
     str,
-    typer.Option(help="plain; two-hop: with mentors; ood: with an out-of-distribution relation; or introspection."),
+    typer.Option(
+        help="Of factworld: plain; two-hop: with mentors; ood: with an out-of-distribution relation; or introspection."
+    ),
 ]
 
 
 @app.command()
 def build(
-    world: World,
+    world: Annotated[str, typer.Argument(metavar="WORLD", help="factworld, calculation, conversations, or multihop.")],
     out: Annotated[
         Path | None, typer.Option(help="Folder for the checkpoint; default: a cache folder named by the settings.")
     ] = None,
@@ -37,20 +37,25 @@ def build(
     """Pretrain the base model of a world from its seed and check that it is fit for experiments. Minutes on two
     cores.
     """
-    _check(world)
     import torch
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from ken.training.factworld_build import build_factworld, built, cache_folder, is_built, read_manifest
-    from ken.training.factworld_variants import variant_config
+    from ken.training.lab_bases import lab_base
+    from ken.training.lab_checkpoint import (
+        build_checkpoint,
+        cached_checkpoint,
+        checkpoint_folder,
+        is_checkpoint,
+        read_checkpoint,
+    )
 
     torch.set_num_threads(threads)
-    config = variant_config(variant, seed=seed)
-    folder = out or cache_folder(config)
-    if out is None and is_built(config, folder):
+    config, recipe = lab_base(world, variant=variant, seed=seed)
+    folder = out or checkpoint_folder(world, config)
+    if out is None and is_checkpoint(config, folder):
         typer.echo(f"{folder} was built before; use it as --model lab/{folder}")
-        manifest = read_manifest(folder)
+        manifest = read_checkpoint(folder)
     else:
         columns = (
             BarColumn(),
@@ -67,9 +72,9 @@ def build(
                 bar.update(task, completed=step, total=steps, loss=f"{loss:.3f}")
 
             if out:
-                manifest = build_factworld(config, out, on_step=on_step)
+                manifest = build_checkpoint(world, config, recipe(), out, on_step=on_step)
             else:
-                manifest = read_manifest(built(config, on_step=on_step, unfit_ok=True))
+                manifest = read_checkpoint(cached_checkpoint(world, config, recipe, on_step=on_step, unfit_ok=True))
         typer.echo(
             f"{folder}: {manifest.parameters:,} parameters, {manifest.tokens:,} tokens in {manifest.seconds:.0f} s"
         )
@@ -77,13 +82,13 @@ def build(
         mark = "ok  " if gate.passed else "FAIL" if gate.gating else "    "
         wanted = f"wanted {gate.low:g} to {gate.high:g}" if gate.gating else "reported"
         typer.echo(f"  {mark} {gate.value:.3f}  {gate.name} ({wanted})")
-    if not manifest.passed:
+    if manifest.failed:
         raise typer.Exit(1)
 
 
 @app.command()
 def write(
-    world: World,
+    world: Annotated[str, typer.Argument(metavar="WORLD", help="factworld")],
     out: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")],
     variant: Variant = "plain",
     seed: Annotated[int, typer.Option(help="Of the world; the shipped model lives in seed 0.")] = 0,
@@ -91,7 +96,8 @@ def write(
     """Write a world as files: corpus.jsonl, questions-{train,test}.jsonl, triples.tsv, statements.jsonl; of the
     variants also two-hop-questions-{train,test}.jsonl, or questions-ood.jsonl.
     """
-    _check(world)
+    if world != "factworld":
+        raise BadInput(f"{world!r} is no world that can be written as files; choose factworld")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BadInput(f"{out} is not an empty folder; choose another")
     from ken.lab import FactWorld, render
@@ -117,8 +123,3 @@ def _records(questions: Sequence[Question]) -> list[dict[str, object]]:
 
 def _jsonl(path: Path, records: Sequence[Mapping[str, object]]) -> None:
     path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")
-
-
-def _check(world: str) -> None:
-    if world not in WORLDS:
-        raise BadInput(f"there is no world {world!r}; choose from {', '.join(WORLDS)}")

@@ -33,7 +33,7 @@ from ken.training.factworld_examples import (
     answered,
     chained,
 )
-from ken.training.factworld_gates import _reading
+from ken.training.factworld_gates import read_and_copy
 from ken.training.factworld_variants import smoke_config, variant_config
 from ken.training.lab_tokenizer import (
     EOS,
@@ -111,7 +111,7 @@ class Bench:
             "searched": mean(bool(t.searches) for t in made),
             "searched_known": mean(bool(t.searches) for t in alone),
             "known": len(alone) / len(made),
-            "reading": run(_reading(policy, self.world.world, self.settings.copied)),
+            "reading": run(read_and_copy(policy, self.world.world, self.settings.copied)),
             "unfinished": mean(t.answer is None for t in made),
         }
         for number in (1, 2):

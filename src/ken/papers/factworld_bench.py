@@ -27,7 +27,8 @@ from ken.sources import Sources
 from ken.sources.search.index import Index
 from ken.sources.search.retriever import IndexRetriever
 from ken.training.factworld_base import FactWorldBaseConfig
-from ken.training.factworld_build import built, is_built
+from ken.training.factworld_build import built
+from ken.training.lab_checkpoint import is_checkpoint
 from ken.training.labels.solve_rate import SolveRates, measure_solve_rates
 from ken.training.rl_config import RLConfig
 from ken.training.rollouts import Reward, Task, Unit
@@ -165,7 +166,7 @@ class FactWorldBench:
 def factworld_bench(settings: FactWorldSettings, seed: int) -> FactWorldBench:
     """World, index and questions around the base model: the shipped one, or one that is built once and cached."""
     shipped = CHECKPOINTS / "factworld"
-    base = shipped if is_built(settings.base, shipped) else built(settings.base)
+    base = shipped if is_checkpoint(settings.base, shipped) else built(settings.base)
     world = FactWorld(settings.base.world)
     keep = TemporaryDirectory(prefix="ken-bench-")
     index = Index.build(documents(world), Path(keep.name) / "index")

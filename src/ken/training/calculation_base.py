@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from pydantic import Field
 
 from ken.agents.tools import exhausted, invalid_call, response, tool_instruction
 from ken.core import Question
-from ken.core.frozen import Frozen
 from ken.core.seeding import derive_seed
 from ken.lab.calculation import (
     NAMES,
@@ -38,9 +37,11 @@ from ken.lab.calculation import (
 from ken.sources.tools.python import UNPRINTED
 from ken.sources.tools.search_tool import NOTHING
 from ken.training.factworld_base import CHAT_TEMPLATE
-from ken.training.lab_checkpoint import OnStep, Recipe, cached_checkpoint, small_llama
+from ken.training.lab_checkpoint import LabBaseConfig, OnStep, Recipe, cached_checkpoint
 from ken.training.lab_tokenizer import BOS, EOS, PAD, UNKNOWN, Piece, encode, fast_tokenizer
-from ken.training.pretraining import Example, PretrainingConfig
+from ken.training.pretraining import Example
+
+NAME = "calculation"
 
 TAGS = [f"<{slash}{tag}>" for tag in ("think", "search", "code", "response", "answer") for slash in ("", "/")]
 VARIANTS: dict[tuple[str, ...], str] = {
@@ -54,8 +55,8 @@ WORDS = "What is the of ? : , . ( ) [ ] minus density abcdef division by zero".s
 MOST_CALLS = 3  # in one trace
 
 
-class CalculationBaseConfig(Frozen):
-    """World, architecture and number of examples of each kind.
+class CalculationBaseConfig(LabBaseConfig):
+    """World and number of examples of each kind.
 
     exposures: how often each exposed fact is shown. copying: of reading alone, before all else. traces: of the tool
     loop about demo entities and arithmetic, with calls at random. chains: of looking up and computing about the world's
@@ -64,10 +65,6 @@ class CalculationBaseConfig(Frozen):
     """
 
     world: CalculationWorldConfig = CalculationWorldConfig()
-    hidden_size: int = Field(default=128, ge=8)
-    layers: int = Field(default=4, ge=1)
-    heads: int = Field(default=4, ge=1)
-    intermediate_size: int = Field(default=384, ge=8)
     context: int = 256
     exposures: int = Field(default=20, ge=0)
     copying: int = Field(default=8_000, ge=0)
@@ -75,13 +72,6 @@ class CalculationBaseConfig(Frozen):
     chains: int = Field(default=12_000, ge=0)
     sums: int = Field(default=4_000, ge=0)
     enabled: tuple[float, float, float, float] = (0.15, 0.15, 0.15, 0.55)
-    batch: int = Field(default=32, ge=1)
-    lr: float = 3e-3
-    weight_decay: float = 0.01
-    init: float = 0.06
-    optimizer: Literal["adamw", "muon"] = "muon"
-    seed: int = 0
-    gated: bool = True
 
 
 def smoke_config() -> CalculationBaseConfig:
@@ -352,24 +342,11 @@ def recipe(config: CalculationBaseConfig) -> Recipe:
 
     world = CalculationWorld(config.world)
     tokenizer = build_tokenizer(world)
-    sizes = config.model_dump(
-        include={"hidden_size", "layers", "heads", "intermediate_size", "context", "init", "seed"}
-    )
-    settings = PretrainingConfig(
-        batch=config.batch, lr=config.lr, weight_decay=config.weight_decay, seed=config.seed, optimizer=config.optimizer
-    )
-    return Recipe(
-        tokenizer,
-        small_llama(tokenizer, **sizes),
-        pretraining_stages(config, world, tokenizer),
-        settings,
-        lambda model: measure_gates(model, world),
-    )
+    return Recipe(tokenizer, pretraining_stages(config, world, tokenizer), lambda model: measure_gates(model, world))
 
 
-def built(config: CalculationBaseConfig, *, on_step: OnStep = lambda step, steps, loss: None) -> Path:
-    """The folder of the base model with this config: from the cache, or built now (minutes on two cores).
-
-    Raises `TrainingError` when it fails a gate and `config.gated`.
-    """
-    return cached_checkpoint("calculation", config, lambda: recipe(config), on_step=on_step, gated=config.gated)
+def built(
+    config: CalculationBaseConfig, *, on_step: OnStep = lambda step, steps, loss: None, unfit_ok: bool = False
+) -> Path:
+    """The folder of the base model with this config; see `cached_checkpoint`."""
+    return cached_checkpoint(NAME, config, lambda: recipe(config), on_step=on_step, unfit_ok=unfit_ok)

@@ -19,7 +19,7 @@ from ken.sources.search.index import Index
 from ken.sources.search.retriever import IndexRetriever
 from ken.sources.tools.arithmetic import Arithmetic
 from ken.sources.tools.search_tool import NOTHING, CachedRetriever, snippet
-from ken.training.factworld_gates import Gate
+from ken.training.lab_checkpoint import Gate
 
 MAX_TOKENS = 24  # of one turn; the longest that makes sense takes 22
 MAX_TURNS = 3

@@ -17,14 +17,13 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from pydantic import Field
 
 from ken.agents.rewrite import REWRITE, Rewrite, render_history
 from ken.core import Sampling
-from ken.core.frozen import Frozen
 from ken.core.seeding import derive_seed
 from ken.lab.conversations import RELATIONS, VOCABULARY, ConversationWorld, ConversationWorldConfig, Spoken
 from ken.models import Message, Model
@@ -32,10 +31,9 @@ from ken.models.local import LocalModel
 from ken.sources import Sources
 from ken.sources.search.index import Index
 from ken.sources.search.ranks import RankService
-from ken.training.factworld_gates import Gate
-from ken.training.lab_checkpoint import OnStep, Recipe, cached_checkpoint, small_llama
+from ken.training.lab_checkpoint import Gate, LabBaseConfig, OnStep, Recipe, cached_checkpoint
 from ken.training.lab_tokenizer import BOS, EOS, PAD, UNKNOWN, Piece, encode, fast_tokenizer
-from ken.training.pretraining import Example, PretrainingConfig
+from ken.training.pretraining import Example
 
 NAME = "conversations"
 LINE = "\n"
@@ -48,58 +46,31 @@ CHAT_TEMPLATE = "<bos>{% for message in messages %} {{ message['content'] }}{% e
 MAX_TOKENS = 24  # of a rollout: thought and rewrite of at most 6 and 10 tokens, their tags, line break and end
 
 
-class ConversationsBaseConfig(Frozen):
-    """World, architecture, and number of examples of the habit. fits: probability that an added word is of the query's
-    own relation, beyond chance. readings: how often every passage is read. gated: must be what the card asks for.
+class ConversationsBaseConfig(LabBaseConfig):
+    """World and number of examples of the habit. fits: probability that an added word is of the query's own relation,
+    beyond chance. readings: how often every passage is read.
     """
 
     world: ConversationWorldConfig = ConversationWorldConfig()
-    hidden_size: int = Field(default=128, ge=8)
-    layers: int = Field(default=4, ge=1)
-    heads: int = Field(default=4, ge=1)
-    intermediate_size: int = Field(default=384, ge=8)
     context: int = 256
     habits: int = Field(default=24_000, ge=1)
     readings: int = Field(default=1, ge=0)
-    fits: float = Field(default=0.4, ge=0, le=1)
+    fits: float = Field(default=0.45, ge=0, le=1)
     most_added: int = Field(default=3, ge=0)
-    batch: int = 32
-    warmup: int = 100
-    lr: float = 3e-3
-    weight_decay: float = 0.01
-    init: float = 0.06
-    optimizer: Literal["adamw", "muon"] = "muon"
-    gated: bool = True
-    seed: int = 0
 
 
-def built(config: ConversationsBaseConfig | None = None, *, on_step: OnStep = lambda step, steps, loss: None) -> Path:
-    """The folder of the base model: from the cache, or built now, in minutes on two cores. Raises `TrainingError` for
-    one that is not what the card asks for, unless the config says that it need not be."""
-    settings = config or ConversationsBaseConfig()
+def recipe(config: ConversationsBaseConfig) -> Recipe:
+    """How the base model is made and measured."""
+    world = ConversationWorld(config.world)
+    tokenizer = build_tokenizer(world)
+    return Recipe(tokenizer, pretraining_stages(config, world, tokenizer), lambda model: measure_gates(model, world))
 
-    def recipe() -> Recipe:
-        world = ConversationWorld(settings.world)
-        tokenizer = build_tokenizer(world)
-        shape = settings.model_dump(
-            include={"hidden_size", "layers", "heads", "intermediate_size", "context", "init", "seed"}
-        )
-        return Recipe(
-            tokenizer=tokenizer,
-            model=small_llama(tokenizer, **shape),
-            stages=pretraining_stages(settings, world, tokenizer),
-            settings=PretrainingConfig(
-                batch=settings.batch,
-                warmup=settings.warmup,
-                lr=settings.lr,
-                weight_decay=settings.weight_decay,
-                seed=settings.seed,
-                optimizer=settings.optimizer,
-            ),
-            measure=lambda model: measure_gates(model, world),
-        )
 
-    return cached_checkpoint(NAME, settings, recipe, on_step=on_step, gated=settings.gated)
+def built(
+    config: ConversationsBaseConfig, *, on_step: OnStep = lambda step, steps, loss: None, unfit_ok: bool = False
+) -> Path:
+    """The folder of the base model with this config; see `cached_checkpoint`."""
+    return cached_checkpoint(NAME, config, lambda: recipe(config), on_step=on_step, unfit_ok=unfit_ok)
 
 
 def smoke_config() -> ConversationsBaseConfig:

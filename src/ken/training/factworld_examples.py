@@ -19,19 +19,26 @@ from ken.training.pretraining import Example
 
 def pretraining_stages(config: FactWorldBaseConfig, world: FactWorld, tokenizer: Any) -> list[list[Example]]:
     """All examples, each to be shown once: first reading alone, so that copying is there before recall can stand in for
-    it, then everything mixed."""
+    it, then everything mixed; what looks inside on its own where the config asks for it, since only then is anything
+    there to be seen."""
     rng = np.random.default_rng(derive_seed("factworld mix", config.seed))
     read = list(reading(config, world, rng))
+    facts = list(closed_book(world))
     mixed = [
-        *closed_book(world),
+        *facts,
         *read[config.reading_first :],
         *searching(config, world, rng),
         *querying(config, world, rng),
         *recalling_in_two_hops(config, world, rng),
-        *deciding(config, world, rng),
-        *generating(config, world, rng),
     ]
-    return [encode(read[: config.reading_first], tokenizer), encode(mixed, tokenizer)]
+    inner = [*deciding(config, world, rng), *generating(config, world, rng)]
+    stages = [read[: config.reading_first]]
+    if config.introspecting_last:
+        again = [facts[int(i)] for i in rng.permutation(len(facts))[: config.rehearsed]]
+        stages += [mixed, inner + again]
+    else:
+        stages += [mixed + inner]
+    return [encode(stage, tokenizer) for stage in stages]
 
 
 def closed_book(world: FactWorld) -> Iterator[list[Piece]]:

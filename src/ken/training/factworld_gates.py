@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -23,32 +22,11 @@ from ken.models import Message, Model
 from ken.sources import Sources
 from ken.sources.search.index import Index
 from ken.sources.search.retriever import IndexRetriever
-from ken.training.factworld_base import (
-    GENERATE,
-    KINDS,
-)
-from ken.training.factworld_examples import (
-    task_prompt,
-)
+from ken.training.factworld_base import GENERATE, KINDS
+from ken.training.factworld_examples import task_prompt
+from ken.training.lab_checkpoint import Gate
 
 UNSEEN = 2**20  # a seed of reading examples that pretraining does not use
-
-
-@dataclass(frozen=True, slots=True)
-class Gate:
-    """A measured value and the range [low, high] it must lie in. `gating` is False for values that are only
-    reported.
-    """
-
-    name: str
-    value: float
-    low: float
-    high: float
-    gating: bool = True
-
-    @property
-    def passed(self) -> bool:
-        return self.low <= self.value <= self.high
 
 
 async def measure_gates(
@@ -77,7 +55,7 @@ async def measure_gates(
         Gate("closed-book solve rate on exposed facts (T = 1)", _mean(rates), 0.6, 0.95),
         Gate("closed-book accuracy on exposed facts, greedy", greedy_exposed, 0.6, 0.95, gating=False),
         Gate("closed-book accuracy on unexposed facts, greedy", greedy_unexposed, 0.0, 0.06),
-        Gate("read-and-copy accuracy", await _reading(model, world), 0.95, 1.0),
+        Gate("read-and-copy accuracy", await read_and_copy(model, world), 0.95, 1.0),
         Gate("queries that ask for the right thing", await _querying(model, asked), 0.95, 1.0),
         Gate("AUROC of max-probability, exposed or not", auroc([p for _, p in replies], exposed) or 0.0, 0.9, 1.0),
         Gate("base F1_aware (verdict sampled, held-out facts)", aware.f1, 0.35, 0.7 if introspective else 0.6),
@@ -102,7 +80,7 @@ async def _recall(model: Model, question: Question) -> tuple[str | None, float]:
     return (answer.text if isinstance(answer, Answer) else None), tag_probability(generation, "think") or 0.0
 
 
-async def _reading(model: Model, world: FactWorld, count: int = 500) -> float:
+async def read_and_copy(model: Model, world: FactWorld, count: int = 500) -> float:
     """Share of fresh reading examples about the world's entities answered with the document's value."""
 
     async def read(prompt: str, value: str) -> bool:

@@ -15,18 +15,24 @@ from ken.training.factworld_base import FactWorldBaseConfig
 # With Muon, copying, asking and facts are learnt from less, so the variants see fewer examples of the former than the
 # plain model and facts half as often: 4 to 40 times they would all be known.
 _EXPOSURES = {"min_exposures": 2, "max_exposures": 20}
+# Hops leave more to learn: facts shown twice are then neither known nor unknown, and nothing inside tells them apart.
+_WITH_HOPS = {"min_exposures": 3, "max_exposures": 20}
 _MUON: dict[str, Any] = {"optimizer": "muon", "reading": 6_000, "reading_first": 3_200, "lengths": (0.8, 0.2)}
 _EXAMPLES: dict[str, dict[str, Any]] = {
     "plain": {},
-    "two-hop": {**_MUON, "questions": 5, "searching": 9_000, "querying": 5_000, "deciding": 3_000},
+    "two-hop": {**_MUON, "reading": 8_000, "questions": 5, "searching": 9_000, "querying": 6_000, "deciding": 3_000},
     "ood": {**_MUON, "searching": 6_000, "querying": 5_000, "deciding": 4_000},
     "introspection": {
         **_MUON,
         "searching": 3_000,
         "querying": 3_000,
-        "deciding": 14_000,
-        "verdicts_right": 0.65,
+        # The card's 65% right verdicts teach a model of this size nothing; with 80%, 62% of its own judgements of
+        # held-out facts are right, which is what the card asks for.
+        "deciding": 8_000,
+        "verdicts_right": 0.8,
         "generating": 6_000,
+        "introspecting_last": True,
+        "rehearsed": 4_000,
     },
 }
 
@@ -35,7 +41,8 @@ def variant_config(name: str, *, seed: int = 0) -> FactWorldBaseConfig:
     """The base model called `name`, one of `ken.lab.factworld.VARIANTS`; `seed`: of its world, initial weights and
     order of examples. Raises `BadInput` for another name.
     """
-    world = variant_world(name, seed=seed, **({} if name == "plain" else _EXPOSURES))
+    exposures = {"plain": {}, "two-hop": _WITH_HOPS}.get(name, _EXPOSURES)
+    world = variant_world(name, seed=seed, **exposures)
     return FactWorldBaseConfig(world=world, seed=seed, **_EXAMPLES[name])
 
 

@@ -13,11 +13,11 @@ import shutil
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from filelock import FileLock
-from pydantic import JsonValue
+from pydantic import Field, JsonValue
 from transformers.utils import logging
 
 import ken
@@ -25,12 +25,63 @@ from ken.core import BadInput, TrainingError
 from ken.core.frozen import Frozen
 from ken.core.seeding import derive_seed
 from ken.models.local import LocalModel
-from ken.training.factworld_gates import Gate
 from ken.training.pretraining import Example, PretrainingConfig, pretrain
 
 MANIFEST = "ken-lab.json"
 
 OnStep = Callable[[int, int, float], None]
+
+
+class LabBaseConfig(Frozen):
+    """Architecture and pretraining of a base model, as every world has them; a world adds itself and its examples.
+
+    context: longest sequence, in tokens. init: standard deviation of the initial weights. batch, lr, weight_decay,
+    warmup, optimizer: as of `PretrainingConfig`. seed: of the initial weights and of the examples. gated: whether the
+    model is measured, and refused where it is not fit for experiments.
+    """
+
+    hidden_size: int = Field(default=128, ge=8)
+    layers: int = Field(default=4, ge=1)
+    heads: int = Field(default=4, ge=1)
+    intermediate_size: int = Field(default=384, ge=8)
+    context: int = Field(default=512, ge=1)
+    init: float = 0.06
+    batch: int = Field(default=32, ge=1)
+    lr: float = 3e-3
+    weight_decay: float = 0.01
+    warmup: int = Field(default=100, ge=0)
+    optimizer: Literal["adamw", "muon"] = "muon"
+    seed: int = 0
+    gated: bool = True
+
+    @property
+    def pretraining(self) -> PretrainingConfig:
+        """The part of the config that `pretrain` takes."""
+        return PretrainingConfig(
+            batch=self.batch,
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            warmup=self.warmup,
+            seed=self.seed,
+            optimizer=self.optimizer,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """A measured value and the range [low, high] it must lie in. `gating` is False for values that are only
+    reported.
+    """
+
+    name: str
+    value: float
+    low: float
+    high: float
+    gating: bool = True
+
+    @property
+    def passed(self) -> bool:
+        return self.low <= self.value <= self.high
 
 
 class Checkpoint(Frozen):
@@ -53,17 +104,14 @@ class Checkpoint(Frozen):
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How a base model is made: an untrained model, its tokenizer, the examples stage by stage, and how the result is
-    measured."""
+    """How a base model is made: its tokenizer, the examples stage by stage, and how the result is measured."""
 
     tokenizer: Any
-    model: Any
     stages: Sequence[Sequence[Example]]
-    settings: PretrainingConfig
     measure: Callable[[LocalModel], Awaitable[Sequence[Gate]]]
 
 
-def checkpoint_folder(world: str, config: Frozen) -> Path:
+def checkpoint_folder(world: str, config: LabBaseConfig) -> Path:
     """Where a build with this config is kept: `$XDG_CACHE_HOME/ken/lab/WORLD-HASH`."""
     key = hashlib.blake2b(config.model_dump_json().encode(), digest_size=6).hexdigest()
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -72,24 +120,26 @@ def checkpoint_folder(world: str, config: Frozen) -> Path:
 
 def cached_checkpoint(
     world: str,
-    config: Frozen,
+    config: LabBaseConfig,
     recipe: Callable[[], Recipe],
     *,
     on_step: OnStep = lambda step, steps, loss: None,
-    gated: bool = True,
+    unfit_ok: bool = False,
 ) -> Path:
-    """The folder of the base model with this config: from the cache, or built now. on_step: as in `build_checkpoint`.
+    """The folder of the base model with this config: from the cache, or built now (minutes on two cores). on_step: as
+    in `build_checkpoint`.
 
-    Safe when several processes ask at once: one builds, the others wait. gated: raise `TrainingError` for a model that
-    failed a gate.
+    Safe when several processes ask at once: one builds, the others wait. unfit_ok: also return a model that failed a
+    gate, for which `TrainingError` is raised otherwise.
     """
     folder = checkpoint_folder(world, config)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f".{folder.name}.lock")):
-        manifest = _whole(folder, config)
-        if manifest is None:
+        if is_checkpoint(config, folder):
+            manifest = read_checkpoint(folder)
+        else:
             manifest = build_checkpoint(world, config, recipe(), folder, on_step=on_step)
-    if gated and manifest.failed:
+    if manifest.failed and not unfit_ok:
         first = manifest.failed[0]
         raise TrainingError(
             f"the base model in {folder} is not fit for experiments ({first.name}: {first.value:.3f}, wanted "
@@ -99,23 +149,25 @@ def cached_checkpoint(
 
 
 def build_checkpoint(
-    world: str, config: Frozen, recipe: Recipe, out: Path, *, on_step: OnStep = lambda step, steps, loss: None
+    world: str, config: LabBaseConfig, recipe: Recipe, out: Path, *, on_step: OnStep = lambda step, steps, loss: None
 ) -> Checkpoint:
     """Pretrain by `recipe` and save to `out` (float16 weights), replacing a checkpoint that is there once the new one
     is whole.
 
-    on_step: called with (step, steps, loss in nats). Raises `BadInput` when `out` holds something else.
+    on_step: called with (step, steps, loss in nats). Minutes on two cores. Raises `BadInput` when `out` holds something
+    else.
     """
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / MANIFEST).is_file())):
-        raise BadInput(f"{out} exists and holds no lab checkpoint; choose another folder")
-    model, tokenizer, stages = recipe.model, recipe.tokenizer, recipe.stages
-    seconds = pretrain(model, stages, recipe.settings, pad_id=tokenizer.pad_token_id, on_step=on_step)
+        raise BadInput(f"{out} exists and holds no lab checkpoint; choose another --out")
+    tokenizer, stages = recipe.tokenizer, recipe.stages
+    model = untrained_llama(config, tokenizer, name=f"{world} base")
+    seconds = pretrain(model, stages, config.pretraining, pad_id=tokenizer.pad_token_id, on_step=on_step)
     temporary = out.with_name(f".{out.name}.{os.getpid()}")
     logging.disable_progress_bar()
     try:
         model.half().save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
-        gates = asyncio.run(_measured(recipe, temporary))
+        gates = asyncio.run(_measured(recipe, temporary)) if config.gated else []
         manifest = Checkpoint(
             world=world,
             config=config.model_dump(mode="json"),
@@ -139,35 +191,34 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     return Checkpoint.model_validate_json((folder / MANIFEST).read_bytes())
 
 
-def small_llama(
-    tokenizer: Any,
-    *,
-    hidden_size: int,
-    layers: int,
-    heads: int,
-    intermediate_size: int,
-    context: int,
-    init: float,
-    seed: int,
-) -> Any:
-    """An untrained Llama with tied embeddings, initialised from `seed`.
+def is_checkpoint(config: LabBaseConfig, folder: Path) -> bool:
+    """Whether `folder` holds a whole checkpoint with exactly this config."""
+    try:
+        return type(config).model_validate(read_checkpoint(folder).config) == config
+    except (OSError, ValueError):
+        return False
 
-    (The cards name Qwen2, whose folders transformers 5 gives a tokenizer of its own: see `factworld_base.build_model`.)
+
+def untrained_llama(config: LabBaseConfig, tokenizer: Any, *, name: str) -> Any:
+    """A Llama with tied embeddings, initialised from the config's seed and `name`.
+
+    The cards name Qwen2, which differs by its attention biases; but transformers 5 gives every Qwen2 folder Qwen2's own
+    byte-level tokenizer, whatever its tokenizer.json says, and leaves Llama's alone.
     """
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    torch.manual_seed(derive_seed("lab base", seed) % 2**31)
+    torch.manual_seed(derive_seed(name, config.seed) % 2**31)
     model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
-            hidden_size=hidden_size,
-            intermediate_size=intermediate_size,
-            num_hidden_layers=layers,
-            num_attention_heads=heads,
-            num_key_value_heads=heads,
-            max_position_embeddings=context,
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            num_key_value_heads=config.heads,
+            max_position_embeddings=config.context,
             tie_word_embeddings=True,
-            initializer_range=init,
+            initializer_range=config.init,
             pad_token_id=tokenizer.pad_token_id,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
@@ -175,15 +226,6 @@ def small_llama(
     )
     model.generation_config.do_sample = True  # else `transformers serve` is greedy at every temperature
     return model
-
-
-def _whole(folder: Path, config: Frozen) -> Checkpoint | None:
-    """The manifest of a checkpoint with exactly this config, or None."""
-    try:
-        manifest = read_checkpoint(folder)
-    except (OSError, ValueError):
-        return None
-    return manifest if manifest.config == config.model_dump(mode="json") else None
 
 
 async def _measured(recipe: Recipe, folder: Path) -> Sequence[Gate]:
