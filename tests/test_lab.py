@@ -175,3 +175,18 @@ def test_reading_examples_that_cannot_be_are_refused_at_once() -> None:
 def test_the_lab_does_not_import_torch() -> None:
     code = "import sys, ken.lab, ken.lab.render; print(any(m in sys.modules for m in ('torch', 'transformers')))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_every_world_has_a_base_model_and_only_factworld_has_variants() -> None:
+    pytest.importorskip("torch", reason="needs the extra `lab`")
+    from ken.training.lab_bases import lab_base
+
+    for world in ("factworld", "calculation", "conversations", "multihop"):
+        config, _ = lab_base(world, seed=3)
+        assert config.seed == config.world.seed == 3  # type: ignore[attr-defined]
+        assert config.gated
+    assert lab_base("factworld", variant="ood")[0] != lab_base("factworld")[0]
+    with pytest.raises(BadInput, match="no world 'atlantis'; choose from factworld, calculation"):
+        lab_base("atlantis")
+    with pytest.raises(BadInput, match="leave --variant out for multihop"):
+        lab_base("multihop", variant="ood")

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from ken.core import Sampling as Sampling
     from ken.core import Trajectory as Trajectory
     from ken.models import load_model as load_model
+    from ken.papers.catalogue import load_paper as load_paper
+    from ken.papers.reproduce import reproduce as reproduce
     from ken.sources.search.index import Index as Index
+    from ken.training.train import train as train
 
 __version__ = "0.1.0"
 
@@ -32,7 +35,10 @@ _HOMES = {
     "audit": "ken.auditing",
     "load_audit": "ken.auditing",
     "load_model": "ken.models",
+    "load_paper": "ken.papers.catalogue",
+    "reproduce": "ken.papers.reproduce",
     "rescore": "ken.auditing",
+    "train": "ken.training.train",
 }
 
 __all__ = [  # noqa: PLE0604 (keys are strings)

@@ -6,14 +6,31 @@ from collections.abc import Callable
 
 from ken.agents.adaptive import Adaptive, Decide
 from ken.agents.direct import Direct
+from ken.agents.ircot import Ircot
 from ken.agents.rag import Rag
 from ken.agents.search import SearchLoop
+from ken.agents.stepwise import Stepwise
 from ken.agents.strategy import Strategy
+from ken.agents.tools import ToolLoop
 from ken.core import BadInput
 
-STRATEGIES: dict[str, Callable[[], Strategy]] = {s.name: s for s in (Direct, Rag, SearchLoop, Adaptive)}
+STRATEGIES: dict[str, Callable[[], Strategy]] = {
+    s.name: s for s in (Direct, Rag, SearchLoop, Adaptive, Ircot, Stepwise, ToolLoop)
+}
 
-__all__ = ["STRATEGIES", "Adaptive", "Decide", "Direct", "Rag", "SearchLoop", "Strategy", "load_strategy"]
+__all__ = [
+    "STRATEGIES",
+    "Adaptive",
+    "Decide",
+    "Direct",
+    "Ircot",
+    "Rag",
+    "SearchLoop",
+    "Stepwise",
+    "Strategy",
+    "ToolLoop",
+    "load_strategy",
+]
 
 
 def load_strategy(name: str) -> Strategy:

@@ -16,7 +16,10 @@ def ask(  # noqa: PLR0917 (typer reads the options from the signature)
     question: Annotated[str, typer.Argument(metavar="QUESTION")],
     index: options.Index = "",
     model: options.Model = "",
-    strategy: Annotated[str, typer.Option(help="direct, rag, search or adaptive.")] = "adaptive",
+    strategy: Annotated[
+        str,
+        typer.Option(help="direct, rag, search, adaptive, ircot, stepwise or tools (which runs code in a sandbox)."),
+    ] = "adaptive",
     top_k: options.TopK = 3,
     trace: Annotated[bool, typer.Option("--trace", help="Show every step.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole trajectory as JSON.")] = False,

@@ -36,7 +36,9 @@ def audit(  # noqa: PLR0917 (typer reads the options from the signature)
     ] = None,
     index: options.Index = "",
     model: options.Model = "",
-    strategies: Annotated[str, typer.Option(help="Separated by commas.")] = "direct,rag,search,adaptive",
+    strategies: Annotated[
+        str, typer.Option(help="Separated by commas; see `ken ask --help`.")
+    ] = "direct,rag,search,adaptive",
     samples: Annotated[
         int, typer.Option(min=0, help="Closed-book samples per question that tell what the model knows.")
     ] = 8,

@@ -12,14 +12,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from pydantic import Field, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic import Field
 
 from ken.core import Passage, Question
-from ken.core.errors import BadInput
-from ken.core.frozen import Frozen
+from ken.core.explained import Explained
 from ken.core.seeding import derive_seed
 from ken.lab.names import invented_names
 
@@ -38,7 +37,7 @@ SCORED_AS = {"K": "nq", "S": "nq", "C": "calculator", "H": "complex", "D": "calc
 """Which of TAPO's sources a kind of question stands for, and so how its answer is scored (card 22, Reward)."""
 
 
-class CalculationWorldConfig(Frozen):
+class CalculationWorldConfig(Explained):
     """Sizes of a world. exposed: share of the entities that pretraining tells of. demo_entities: serve only to show
     formats. values: names of each kind (birthplaces, clubs).
 
@@ -48,6 +47,8 @@ class CalculationWorldConfig(Frozen):
     Raises `BadInput` for a value out of range.
     """
 
+    called = "a CalculationWorld"
+
     entities: int = Field(default=300, ge=4)
     demo_entities: int = Field(default=200, ge=2)
     exposed: float = Field(default=0.5, ge=0, le=1)
@@ -55,20 +56,6 @@ class CalculationWorldConfig(Frozen):
     questions: int = Field(default=800, ge=1)
     test_share: float = Field(default=0.25, ge=0, le=1)
     seed: int = 0
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _explained(
-        cls, values: Any, handler: ModelWrapValidatorHandler[CalculationWorldConfig]
-    ) -> CalculationWorldConfig:
-        try:
-            return handler(values)
-        except ValidationError as error:
-            first = error.errors()[0]
-            name = ".".join(map(str, first["loc"]))
-            raise BadInput(
-                f"a CalculationWorld cannot have {name} = {first['input']!r}: {first['msg'].lower()}"
-            ) from error
 
 
 @dataclass(frozen=True, slots=True)

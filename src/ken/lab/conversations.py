@@ -12,14 +12,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from pydantic import Field, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from ken.core import BadInput, Passage
 from ken.core.conversation import ConversationTurn, Exchange
-from ken.core.frozen import Frozen
+from ken.core.explained import Explained
 from ken.core.seeding import derive_seed
 from ken.lab.names import invented_names
 
@@ -69,7 +69,7 @@ NOISE = tuple(_NOISE.split())
 Split = Literal["train", "test"]
 
 
-class ConversationWorldConfig(Frozen):
+class ConversationWorldConfig(Explained):
     """Sizes and shares.
 
     distractors: passages that share an entity (`about_entities` of them) or a relation with others; 12,000 rather than
@@ -81,6 +81,8 @@ class ConversationWorldConfig(Frozen):
 
     Raises `BadInput` for a value out of range.
     """
+
+    called = "a ConversationWorld"
 
     entities: int = Field(default=400, ge=10)
     distractors: int = Field(default=12_000, ge=0)
@@ -96,20 +98,11 @@ class ConversationWorldConfig(Frozen):
     switch: float = Field(default=0.2, ge=0, le=1)
     seed: int = 0
 
-    @model_validator(mode="wrap")
-    @classmethod
-    def _explained(
-        cls, values: Any, handler: ModelWrapValidatorHandler[ConversationWorldConfig]
-    ) -> ConversationWorldConfig:
-        try:
-            config = handler(values)
-        except ValidationError as error:
-            first = error.errors()[0]
-            name = ".".join(map(str, first["loc"]))
-            raise BadInput(f"a ConversationWorld cannot have {name} = {first['input']!r}: {first['msg']}") from error
-        if config.max_turns < config.min_turns:
-            raise BadInput(f"max_turns ({config.max_turns}) is below min_turns ({config.min_turns}); raise it")
-        return config
+    @model_validator(mode="after")
+    def _together(self) -> ConversationWorldConfig:
+        if self.max_turns < self.min_turns:
+            raise BadInput(f"max_turns ({self.max_turns}) is below min_turns ({self.min_turns}); raise it")
+        return self
 
 
 @dataclass(frozen=True, slots=True)

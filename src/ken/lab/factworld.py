@@ -19,15 +19,13 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import (
     Field,
-    ModelWrapValidatorHandler,
     SerializerFunctionWrapHandler,
-    ValidationError,
     model_serializer,
     model_validator,
 )
 
 from ken.core.errors import BadInput
-from ken.core.frozen import Frozen
+from ken.core.explained import Explained
 from ken.core.seeding import derive_seed
 from ken.lab.names import invented_names
 
@@ -37,7 +35,7 @@ MENTOR = "mentor"
 Split = Literal["train", "test", "demo", "ood"]
 
 
-class FactWorldConfig(Frozen):
+class FactWorldConfig(Explained):
     """Sizes and rates of a world; the defaults are card 01's, but for max_exposures (40, not 60: docs/design.md).
 
     exposed_*: probability that a fact is seen in pretraining; min/max_exposures: how often, drawn log-uniformly.
@@ -49,6 +47,8 @@ class FactWorldConfig(Frozen):
 
     Raises `BadInput` for a value out of range.
     """
+
+    called = "a FactWorld"
 
     entities: int = Field(default=600, ge=1)
     demo_entities: int = Field(default=300, ge=1)
@@ -73,30 +73,23 @@ class FactWorldConfig(Frozen):
         written: dict[str, Any] = handler(self)
         return {name: value for name, value in written.items() if name not in {"ood_relations", "mentor"} or value}
 
-    @model_validator(mode="wrap")
-    @classmethod
-    def _explained(cls, values: Any, handler: ModelWrapValidatorHandler[FactWorldConfig]) -> FactWorldConfig:
-        try:
-            config = handler(values)
-        except ValidationError as error:
-            first = error.errors()[0]
-            name = ".".join(map(str, first["loc"]))
-            raise BadInput(f"a FactWorld cannot have {name} = {first['input']!r}: {first['msg'].lower()}") from error
-        if config.max_exposures < config.min_exposures:
+    @model_validator(mode="after")
+    def _together(self) -> FactWorldConfig:
+        if self.max_exposures < self.min_exposures:
             raise BadInput(
-                f"max_exposures ({config.max_exposures}) is below min_exposures ({config.min_exposures}); raise it"
+                f"max_exposures ({self.max_exposures}) is below min_exposures ({self.min_exposures}); raise it"
             )
-        if config.ood_relations >= config.relations:
+        if self.ood_relations >= self.relations:
             raise BadInput(
-                f"{config.ood_relations} of {config.relations} relations cannot be out of distribution; leave at least "
+                f"{self.ood_relations} of {self.relations} relations cannot be out of distribution; leave at least "
                 "one that is not"
             )
-        if config.mentor and (min(config.entities, config.demo_entities) < 3 or config.distractors in {1, 2}):
+        if self.mentor and (min(self.entities, self.demo_entities) < 3 or self.distractors in {1, 2}):
             raise BadInput(
                 "mentors need at least 3 entities, 3 demo entities, and 0 or at least 3 distractors, so that nobody "
                 "mentors their own mentor; raise them"
             )
-        return config
+        return self
 
 
 VARIANTS: Mapping[str, Mapping[str, Any]] = {

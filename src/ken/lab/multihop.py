@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice, pairwise
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from pydantic import Field, JsonValue, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from ken.core.errors import BadInput
-from ken.core.frozen import Frozen
+from ken.core.explained import Explained
 from ken.core.question import Question
 from ken.core.seeding import derive_seed
 from ken.core.steps import Passage
@@ -59,7 +59,7 @@ LITERAL_RELATIONS = (
 )
 
 
-class MultiHopConfig(Frozen):
+class MultiHopConfig(Explained):
     """Sizes of a world; the defaults are card 40's.
 
     numbers: literals run from 10 to 9 + numbers. min/max_stated: how many of its facts a document states. held_out:
@@ -67,6 +67,8 @@ class MultiHopConfig(Frozen):
 
     Raises `BadInput` for a value out of range.
     """
+
+    called = "a MultiHopWorld"
 
     entities: int = Field(default=800, ge=4)
     entity_relations: int = Field(default=8, ge=1, le=len(ENTITY_RELATIONS))
@@ -79,24 +81,15 @@ class MultiHopConfig(Frozen):
     held_out: float = Field(default=0.2, ge=0, le=1)
     seed: int = 0
 
-    @model_validator(mode="wrap")
-    @classmethod
-    def _explained(cls, values: Any, handler: ModelWrapValidatorHandler[MultiHopConfig]) -> MultiHopConfig:
-        try:
-            config = handler(values)
-        except ValidationError as error:
-            first = error.errors()[0]
-            name = ".".join(map(str, first["loc"]))
+    @model_validator(mode="after")
+    def _together(self) -> MultiHopConfig:
+        relations = self.entity_relations + self.literal_relations
+        if not self.min_stated <= self.max_stated <= relations:
             raise BadInput(
-                f"a MultiHopWorld cannot have {name} = {first['input']!r}: {first['msg'].lower()}"
-            ) from error
-        relations = config.entity_relations + config.literal_relations
-        if not config.min_stated <= config.max_stated <= relations:
-            raise BadInput(
-                f"a document cannot state {config.min_stated} to {config.max_stated} facts of {relations}; "
+                f"a document cannot state {self.min_stated} to {self.max_stated} facts of {relations}; "
                 "choose min_stated ≤ max_stated ≤ the number of relations"
             )
-        return config
+        return self
 
 
 @dataclass(frozen=True, slots=True)

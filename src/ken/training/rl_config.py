@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import Field, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from ken.core import BadInput, Sampling
-from ken.core.frozen import Frozen
+from ken.core.explained import Explained
 
 Advantage = Literal["group", "mean", "rloo", "batch", "gae"]
 Loss = Literal["grpo", "dapo", "dr_grpo", "bnpo", "cispo", "sapo", "luspo", "vespo"]
 
 
-class RLConfig(Frozen):
+class RLConfig(Explained):
     """One step: draw `units` units of tasks, roll every task out `group_size` times, update the policy.
 
     advantage: "group" (GRPO: group mean and standard deviation), "mean" (group mean only, Dr. GRPO), "rloo" (leave one
@@ -36,6 +36,8 @@ class RLConfig(Frozen):
 
     Raises `BadInput` for a value out of range.
     """
+
+    called = "training"
 
     steps: int = Field(default=100, ge=1)
     units: int = Field(default=16, ge=1)
@@ -75,25 +77,18 @@ class RLConfig(Frozen):
     bf16: bool = False
     seed: int = 0
 
-    @model_validator(mode="wrap")
-    @classmethod
-    def _explained(cls, values: Any, handler: ModelWrapValidatorHandler[RLConfig]) -> RLConfig:
-        try:
-            config = handler(values)
-        except ValidationError as error:
-            first = error.errors()[0]
-            name = ".".join(map(str, first["loc"]))
-            raise BadInput(f"training cannot have {name} = {first['input']!r}: {first['msg'].lower()}") from error
-        if config.group_size < 2 and config.advantage in {"group", "mean", "rloo"}:
+    @model_validator(mode="after")
+    def _together(self) -> RLConfig:
+        if self.group_size < 2 and self.advantage in {"group", "mean", "rloo"}:
             raise BadInput(
-                f"advantage={config.advantage!r} compares the rollouts of a group, so group_size must be at least 2, "
-                f"not {config.group_size}; or choose advantage 'batch' or 'gae'"
+                f"advantage={self.advantage!r} compares the rollouts of a group, so group_size must be at least 2, "
+                f"not {self.group_size}; or choose advantage 'batch' or 'gae'"
             )
-        if config.turn_credit and config.advantage not in {"gae", "batch"}:
-            raise BadInput(f"turn_credit needs advantage 'gae' or 'batch', not {config.advantage!r}")
-        if config.sampling.temperature == 0:
+        if self.turn_credit and self.advantage not in {"gae", "batch"}:
+            raise BadInput(f"turn_credit needs advantage 'gae' or 'batch', not {self.advantage!r}")
+        if self.sampling.temperature == 0:
             raise BadInput("training samples its rollouts; give a temperature above 0, for example 1")
-        return config
+        return self
 
     @property
     def updates(self) -> int:

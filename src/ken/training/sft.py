@@ -15,22 +15,23 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import Field, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic import Field
 from transformers import PrinterCallback, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig as TRLConfig
 from trl import SFTTrainer
 
 from ken.core import BadInput, TrainingError, Trajectory
-from ken.core.frozen import Frozen
+from ken.core.explained import Explained
 from ken.models.local import LocalModel
 from ken.training.pretraining import Example
-from ken.training.train import _folder, _quiet, _restored, save_policy
+from ken.training.session import quiet, restored, run_folder
+from ken.training.train import save_policy
 
 IGNORED = -100  # a label that the loss does not see
 
 
-class SFTConfig(Frozen):
+class SFTConfig(Explained):
     """One pass shows every example once, in random order, `batch` sequences a step.
 
     lr: peak; the default suits models of some billion parameters, a model of the lab takes about 1e-3. max_tokens:
@@ -40,6 +41,8 @@ class SFTConfig(Frozen):
 
     Raises `BadInput` for a value out of range.
     """
+
+    called = "fine-tuning"
 
     epochs: float = Field(default=2.0, gt=0)
     batch: int = Field(default=64, ge=1)
@@ -54,16 +57,6 @@ class SFTConfig(Frozen):
     bf16: bool = False
     save_every: int = Field(default=0, ge=0)
     seed: int = 0
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _explained(cls, values: Any, handler: ModelWrapValidatorHandler[SFTConfig]) -> SFTConfig:
-        try:
-            return handler(values)
-        except ValidationError as error:
-            first = error.errors()[0]
-            name = ".".join(map(str, first["loc"]))
-            raise BadInput(f"fine-tuning cannot have {name} = {first['input']!r}: {first['msg'].lower()}") from error
 
 
 @dataclass(slots=True)
@@ -102,7 +95,7 @@ def sft(
     examples, log = _usable(data, settings.max_tokens)
     pad = policy.tokenizer.pad_token_id
     collate = _Collate(examples, pad if pad is not None else 0)
-    with _folder(out) as folder, _quiet(), _restored(policy):
+    with run_folder(out) as folder, quiet(), restored(policy):
         checkpoints = folder / "checkpoints"
         arguments = _arguments(settings, str(checkpoints), len(examples), cpu=policy.model.device.type == "cpu")
         trainer = _trainer(policy, arguments, collate, len(examples), _Recorder(log, on_step))

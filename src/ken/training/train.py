@@ -8,9 +8,7 @@ import json
 import math
 import shutil
 import signal
-import tempfile
 import threading
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,9 +17,8 @@ from typing import Any
 
 import torch
 from transformers import TrainerCallback
-from transformers.utils import logging as transformers_logging
 
-from ken.core import BadInput, KenError, SourceError, TrainingError, Trajectory
+from ken.core import KenError, SourceError, TrainingError, Trajectory
 from ken.core.files import write_whole
 from ken.models.local import LAB_MANIFEST, LocalModel
 from ken.sources import Sources
@@ -29,6 +26,7 @@ from ken.training.monitors import DEFAULTS, Alarm, Monitor, Watch
 from ken.training.rl import NOTHING, RolloutTrainer, trl_arguments
 from ken.training.rl_config import RLConfig
 from ken.training.rollouts import Reward, Shuffled, Task, Tasks, Unit
+from ken.training.session import quiet, restored, run_folder
 from ken.training.sharding import anyone, whole_state
 
 STATE = "ken-state.json"  # written last: a checkpoint without it is not whole
@@ -70,7 +68,7 @@ def train(
     """
     if not isinstance(tasks, Tasks):
         tasks = Shuffled(tasks, seed=config.seed)
-    with _folder(out) as folder, _quiet(), _restored(policy):
+    with run_folder(out) as folder, quiet(), restored(policy):
         checkpoints = folder / "checkpoints"
         log = TrainingLog()
         arguments = trl_arguments(
@@ -277,49 +275,6 @@ def _disk_full(error: BaseException) -> bool:
     return (isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}) or (
         "No space left on device" in str(error) or "os error 28" in str(error)
     )
-
-
-@contextmanager
-def _folder(out: Path | None) -> Iterator[Path]:
-    if out is None:
-        with tempfile.TemporaryDirectory(prefix="ken-") as temporary:
-            yield Path(temporary)
-        return
-    if out.exists() and not out.is_dir():
-        raise BadInput(f"{out} is a file; choose another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    yield out
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Transformers prints a line per step and a bar per checkpoint; our callers show their own."""
-    shown, level = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
-    try:
-        with warnings.catch_warnings():  # TRL's default for an argument that transformers is about to rename
-            warnings.filterwarnings("ignore", ".*gradient_checkpointing", FutureWarning)
-            yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        if shown:
-            transformers_logging.enable_progress_bar()
-
-
-@contextmanager
-def _restored(policy: LocalModel) -> Iterator[None]:
-    """Take TRL's replacement of `forward` off again, so that a trained model can be copied and trained once more, and a
-    vLLM, whose weights are those before the last update."""
-    own, decoder = policy.model.__dict__.get("forward"), policy.decoder
-    try:
-        yield
-    finally:
-        policy.decoder = decoder
-        if own is None:
-            policy.model.__dict__.pop("forward", None)
-        else:
-            policy.model.forward = own
 
 
 def _processes() -> int:
