@@ -62,10 +62,10 @@ class MultiHopBaseConfig(LabBaseConfig):
     lr: float = 1e-2
     repeating: int = 6_400
     short: int = 3_200
-    copying: int = 16_000
-    reading: int = 12_000
+    copying: int = 9_600
+    reading: int = 19_200
     closed: int = 500
-    documents: tuple[float, ...] = (0.1, 0.35, 0.25, 0.15, 0.1, 0.05)
+    documents: tuple[float, ...] = (0.35, 0.4, 0.15, 0.1)
     asked: int = 8
 
 
