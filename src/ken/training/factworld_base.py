@@ -70,8 +70,8 @@ class FactWorldBaseConfig(LabBaseConfig):
     reading_first: of the reading examples, those that come before all else. questions: about the documents of one.
     lengths: probabilities of 1, 2, … documents. verdicts_right: share of right verdicts in the examples of deciding,
     redrawn in each. generating: examples of making up tasks; generated_right: share of them that are of the kind asked
-    for. introspecting_last: deciding and making up tasks come when all else is learnt, with `rehearsed` exposures of
-    facts among them.
+    for. introspecting_last: deciding and making up tasks come when all else is learnt, with `rehearsed` examples of all
+    else among them.
     """
 
     world: FactWorldConfig = FactWorldConfig()

@@ -23,9 +23,8 @@ def pretraining_stages(config: FactWorldBaseConfig, world: FactWorld, tokenizer:
     there to be seen."""
     rng = np.random.default_rng(derive_seed("factworld mix", config.seed))
     read = list(reading(config, world, rng))
-    facts = list(closed_book(world))
     mixed = [
-        *facts,
+        *closed_book(world),
         *read[config.reading_first :],
         *searching(config, world, rng),
         *querying(config, world, rng),
@@ -34,7 +33,7 @@ def pretraining_stages(config: FactWorldBaseConfig, world: FactWorld, tokenizer:
     inner = [*deciding(config, world, rng), *generating(config, world, rng)]
     stages = [read[: config.reading_first]]
     if config.introspecting_last:
-        again = [facts[int(i)] for i in rng.permutation(len(facts))[: config.rehearsed]]
+        again = [mixed[int(i)] for i in rng.permutation(len(mixed))[: config.rehearsed]]
         stages += [mixed, inner + again]
     else:
         stages += [mixed + inner]
