@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import subprocess
@@ -17,14 +18,18 @@ import pytest
 pytest.importorskip("trl", reason="needs the extra `train`")
 
 import ken
+from ken.agents import ToolLoop
 from ken.core import BadInput, Question, SourceError, Unsupported
 from ken.lab import FactWorld, render
 from ken.models import load_model
 from ken.models.local import LocalModel
+from ken.models.scripted import ScriptedModel
 from ken.papers.recipe import Trainee
 from ken.papers.recipes import RECIPES, recipe_of
 from ken.papers.train import Listener, Progress, read_run, resume, train_on
+from ken.sources import Sources
 from ken.training.labels.solve_rate import SolveRates
+from ken.training.rollouts import Group
 from ken.training.trackers import tracker
 from ken.training.train import save_policy
 
@@ -104,6 +109,7 @@ def test_what_was_trained_is_a_model_that_can_be_audited(world: Path, tmp_path: 
         ("adasearch", {**TWO_STAGES, "steps": 0}),
         ("ikea", {**SMALL, "samples": 4}),
         ("42", {**SMALL, "samples": 4, "ratio": 0.75}),
+        ("tapo", {**SMALL, "max_refills": 1}),
     ],
     ids=str,
 )
@@ -153,6 +159,23 @@ def test_adasearch_solves_in_both_modes_and_then_decides_by_its_own_solve_rate()
     assert (sides.count(True), sides.count(False)) == (2, 3), "as many of either side as there are, or one more"
     (one,) = works("adasearch", RATES, e2e=True)
     assert {tuple(task.kind for task in unit) for unit in one.tasks} == {("inside", "search", "decide")}
+
+
+def test_tapo_is_dapo_filtered_by_right_answers_with_both_tools() -> None:
+    (work,) = works("tapo", RATES)
+    c = work.config
+    assert (c.units, c.group_size, c.updates, c.lr, c.warmup_steps, c.kl) == (64, 4, 4, 1e-6, 10, 0.0)
+    assert (c.loss, c.clip_low, c.clip_high, c.dual_clip) == ("dapo", 0.2, 0.28, 10.0)
+    assert (c.dynamic_sampling, c.max_refills) == (True, 9)
+    assert {task.strategy.enabled for task in work.tasks} == {("search", "code")}
+    (alone,) = works("tapo", RATES, code=False)
+    assert {task.strategy.enabled for task in alone.tasks} == {("search",)}
+    model = ScriptedModel(lambda prompt: "<think> " + "hm " * 3000 + "</think><answer> 7 </answer>")
+    question = Question(id="q", text="?", answers=("7",))
+    wordy = asyncio.run(ToolLoop().run(question, model, Sources(), sampling=ken.Sampling(max_tokens=4000)))
+    assert work.filter_by(wordy) == 1.0, "the filter looks at the answer alone"
+    ((reward,),) = work.reward([Group(work.tasks[0], (wordy,))])
+    assert reward < 0, "and the reward at the length too"
 
 
 def test_ikea_trains_on_as_many_questions_that_it_knows_as_not() -> None:

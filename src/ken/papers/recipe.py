@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, ModelWrapValidatorHandler, ValidationError, model_validator
 
 from ken.agents.strategy import Strategy
-from ken.core import BadInput, Question, Sampling
+from ken.core import BadInput, Question, Sampling, Trajectory
 from ken.core.frozen import Frozen
 from ken.metrics.decision import Matcher
 
@@ -126,11 +126,14 @@ class Trainee:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a stage trains on, what that earns, and how it learns."""
+    """What a stage trains on, what that earns, and how it learns. filter_by, check: as `filter_by` of `train`, and what
+    is called after every step, to stop a training whose tools are down."""
 
     tasks: Sequence[Task | Unit]
     reward: Reward
     config: RLConfig
+    filter_by: Callable[[Trajectory], float] | None = None
+    check: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The recipes there are: Search-R1, AdaSearch and IKEA on a user's model and questions."""
+"""The recipes there are: Search-R1, AdaSearch, IKEA and TAPO on a user's model and questions."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from ken.agents import Decide, Direct, SearchLoop
+from ken.agents import Decide, Direct, SearchLoop, ToolLoop
 from ken.agents.instructions import SEARCH_SPARINGLY
-from ken.core import BadInput, Question
+from ken.core import BadInput, Question, Trajectory
 from ken.metrics.text import exact_match, substring_match
 from ken.papers.catalogue import entry
 from ken.papers.recipe import Learning, Recipe, Stage, Trainee, Work
@@ -20,6 +20,7 @@ from ken.training.labels.solve_rate import label
 from ken.training.rewards.awareness import OwnSolveRate
 from ken.training.rewards.outcome import exact
 from ken.training.rewards.search_cost import ikea
+from ken.training.rewards.tools import accuracy, answer_score, tool_use
 from ken.training.rollouts import Task, each
 
 # A turn in the lab's worlds takes eleven tokens, and one passage says all there is to know about a name.
@@ -213,12 +214,62 @@ def _ikea_lab(_: Mapping[str, Any]) -> dict[str, Any]:
     return {**LAB, "lr": 2e-4, "threshold": 0.25, "greedy_thoughts": True}
 
 
+# --- TAPO (arXiv 2510.07038; card 22)
+# -------------------------------------------------------------------------------------------------------------------
+
+
+class TapoOptions(Learning):
+    """search, code: which tools are enabled; code runs in a sandbox. max_turns: tool calls of a rollout.
+    max_refills: so many more batches are sampled at most to replace groups whose answers are all right or all wrong.
+    length, buffer: tokens of a response, and of its end, over which it is penalised.
+    """
+
+    steps: int = Field(default=500, ge=1)
+    questions_per_step: int = Field(default=64, ge=1)
+    group_size: int = Field(default=4, ge=1)
+    minibatches: int = Field(default=4, ge=1)
+    warmup_steps: int = Field(default=10, ge=0)
+    kl: float = Field(default=0.0, ge=0)
+    search: bool = True
+    code: bool = True
+    max_refills: int = Field(default=9, ge=0)
+    length: int = Field(default=2048, ge=1)
+    buffer: int = Field(default=1024, ge=1)
+
+
+def _tapo(options: TapoOptions) -> tuple[Stage, ...]:
+    loop = ToolLoop(search=options.search, code=options.code, max_turns=options.max_turns)
+
+    def correct(trajectory: Trajectory) -> float:
+        return float(accuracy(answer_score(trajectory, tools=loop.enabled)))
+
+    def work(trainee: Trainee) -> Work:
+        config = options.rl(
+            loss="dapo",
+            clip_low=0.2,
+            clip_high=0.28,
+            dual_clip=10.0,
+            dynamic_sampling=True,
+            max_refills=options.max_refills,
+        )
+        reward = partial(tool_use, tools=loop.enabled, length=options.length, buffer=options.buffer)
+        tasks = [Task(q, loop, "tools") for q in trainee.questions]
+        return Work(tasks, each(reward), config, filter_by=correct, check=loop.tools.check)
+
+    return (Stage("tools", "search, compute and answer, rewarded for the answer alone", (loop,), work),)
+
+
+def _tapo_lab(_: Mapping[str, Any]) -> dict[str, Any]:
+    return {**LAB, "minibatches": 1, "kl": 0.0, "max_tokens": 24, "length": 96, "buffer": 48}
+
+
 RECIPES: dict[str, Recipe] = {
     recipe.slug: recipe
     for recipe in (
         Recipe("search-r1", SearchR1Options, _search_r1_lab, _search_r1),
         Recipe("adasearch", AdaSearchOptions, _adasearch_lab, _adasearch),
         Recipe("ikea", IkeaOptions, _ikea_lab, _ikea),
+        Recipe("tapo", TapoOptions, _tapo_lab, _tapo),
     )
 }
 

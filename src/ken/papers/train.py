@@ -319,6 +319,7 @@ class _Course:
 
             def on_step(step: int, statistics: Mapping[str, float]) -> None:
                 track(step, statistics)
+                work.check()
                 self.listener.on_progress(Progress(stage.name, step, work.config.steps, statistics))
 
             return train(
@@ -327,6 +328,7 @@ class _Course:
                 work.reward,
                 work.config,
                 sources=self.sources,
+                filter_by=work.filter_by,
                 out=place,
                 resume=True,
                 on_step=on_step,
