@@ -62,7 +62,7 @@ class MultiHopBaseConfig(LabBaseConfig):
     lr: float = 1e-2
     repeating: int = 6_400
     short: int = 3_200
-    copying: int = 9_600
+    copying: int = 19_200
     reading: int = 19_200
     closed: int = 500
     documents: tuple[float, ...] = (0.35, 0.4, 0.15, 0.1)
