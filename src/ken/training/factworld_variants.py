@@ -28,7 +28,7 @@ _EXAMPLES: dict[str, dict[str, Any]] = {
         "querying": 3_000,
         # The card's 65% right verdicts teach a model of this size nothing; with 80%, 62% of its own judgements of
         # held-out facts are right, which is what the card asks for.
-        "deciding": 16_000,
+        "deciding": 24_000,
         "verdicts_right": 0.8,
         "generating": 12_000,
         "introspecting_last": True,
