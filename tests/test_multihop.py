@@ -31,7 +31,7 @@ configs = st.builds(
     entities=st.integers(30, 60),
     entity_relations=st.integers(4, 8),
     literal_relations=st.integers(2, 4),
-    numbers=st.integers(5, 40),
+    numbers=st.integers(24, 40),
     min_stated=st.integers(4, 5),
     max_stated=st.integers(5, 6),
     train=st.integers(0, 15),
@@ -59,6 +59,19 @@ def test_the_world_of_the_card(world: MultiHopWorld) -> None:
     assert max(len(d.text.split()) for d in documents(world)) < 40
     used = {link.wording for links in world.stated.values() for link in links}
     assert used == {wording for r in world.relations for wording in r.wordings}
+
+
+def test_no_two_relations_share_a_value(world: MultiHopWorld) -> None:
+    values = [value for relation in world.relations for value in world.values[relation.name]]
+    assert len(values) == len(set(values))
+    assert {*values} - {*world.numbers} == {*world.entities}
+    for links in world.stated.values():
+        assert all(link.value in world.values[link.relation.name] for link in links)
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        first, second = random_pages(world, rng, 2, chained=True)
+        assert second[0].subject in {link.value for link in first}
+        assert len({link.relation for link in first}) == len(first)
 
 
 def test_no_link_of_a_test_question_is_in_a_training_question(world: MultiHopWorld) -> None:
@@ -145,8 +158,8 @@ def test_a_config_that_cannot_be_is_refused(wrong: dict[str, float], message: st
 
 
 def test_a_world_too_small_for_its_questions_says_so() -> None:
-    with pytest.raises(BadInput, match="no 500 distinct train questions"):
-        questions(MultiHopWorld(MultiHopConfig(entities=5, train=500)), "train")
+    with pytest.raises(BadInput, match="no 5000 distinct train questions"):
+        questions(MultiHopWorld(MultiHopConfig(entities=16, train=5000)), "train")
 
 
 # --- search by n-grams over its documents

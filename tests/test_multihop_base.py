@@ -23,9 +23,7 @@ from ken.training.multihop_base import (
     smoke_config,
 )
 
-SMALL = MultiHopBaseConfig(
-    world=MultiHopConfig(entities=200, train=0, test=0), repeating=30, short=30, copying=30, reading=200, closed=40
-)
+SMALL = MultiHopBaseConfig(world=MultiHopConfig(entities=200, train=0, test=0), copying=60, reading=200, closed=40)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +34,7 @@ def world() -> MultiHopWorld:
 def test_every_word_is_in_the_vocabulary_and_the_longest_example_in_the_context(world: MultiHopWorld) -> None:
     tokenizer = build_tokenizer(world)
     stages = pretraining_stages(SMALL, world, tokenizer)
-    assert [len(stage) for stage in stages] == [30, 30, 30, 240]
+    assert [len(stage) for stage in stages] == [60, 240]
     for example in (example for stage in stages for example in stage):
         assert tokenizer.unk_token_id not in example.ids
         assert len(example.ids) < SMALL.context

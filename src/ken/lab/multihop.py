@@ -62,6 +62,8 @@ LITERAL_RELATIONS = (
 class MultiHopConfig(Explained):
     """Sizes of a world; the defaults are card 40's.
 
+    Every relation has values of its own (see `MultiHopWorld.values`), which is not on the card: a tiny model learns to
+    read "who is the tutor" by what a tutor can be, and where everybody can be everything, it did not learn to read.
     numbers: literals run from 10 to 9 + numbers. min/max_stated: how many of its facts a document states. held_out:
     share of the links between entities that no training question uses, and of which all test questions consist.
 
@@ -88,6 +90,11 @@ class MultiHopConfig(Explained):
             raise BadInput(
                 f"a document cannot state {self.min_stated} to {self.max_stated} facts of {relations}; "
                 "choose min_stated ≤ max_stated ≤ the number of relations"
+            )
+        if self.entities < 2 * self.entity_relations or self.numbers < 2 * self.literal_relations:
+            raise BadInput(
+                f"{self.entities} entities and {self.numbers} numbers do not give each of {self.entity_relations} and "
+                f"{self.literal_relations} relations two values of its own; raise them"
             )
         return self
 
@@ -143,8 +150,26 @@ class MultiHopWorld:
         count = int(rng.integers(self.config.min_stated, self.config.max_stated + 1))
         return [self.relations[int(i)] for i in rng.permutation(len(self.relations))[:count]]
 
+    @cached_property
+    def values(self) -> dict[str, tuple[str, ...]]:
+        """What each relation can lead to, by its name. No two relations share a value: employers are no mentors, and
+        ages are no heights."""
+        ours, kinds = self.relations, self.config.entity_relations
+        entities = {r.name: self.entities[i::kinds] for i, r in enumerate(ours[:kinds])}
+        each = len(self.numbers) // max(1, self.config.literal_relations)
+        numbers = {r.name: self.numbers[i * each : (i + 1) * each] for i, r in enumerate(ours[kinds:])}
+        return entities | numbers
+
+    @cached_property
+    def relation_to(self) -> dict[str, Relation]:
+        """The one relation that can lead to an entity."""
+        relations = {relation.name: relation for relation in self.relations}
+        return {
+            v: relations[name] for name, values in self.values.items() if not relations[name].literal for v in values
+        }
+
     def _value(self, relation: Relation, entity: str, rng: np.random.Generator) -> str:
-        values = self.numbers if relation.literal else self.entities
+        values = self.values[relation.name]
         value = values[int(rng.integers(len(values) - 1))]
         return value if value != entity else values[-1]  # nobody is their own mentor
 
@@ -306,9 +331,11 @@ def random_pages(
             Link(subject, relation, world._value(relation, subject, rng), str(rng.choice(relation.wordings)), False)
             for relation in world.some_relations(rng)
         ]
-        leading = [i for i, link in enumerate(links) if not link.relation.literal]
-        if chained and place + 1 < count and leading:
-            i = leading[int(rng.integers(len(leading)))]
-            links[i] = Link(subject, links[i].relation, subjects[place + 1], links[i].wording, False)
+        if chained and place + 1 < count:
+            after = subjects[place + 1]
+            leading = world.relation_to[after]
+            stated = [i for i, link in enumerate(links) if link.relation == leading]
+            i = stated[0] if stated else int(rng.integers(len(links)))
+            links[i] = Link(subject, leading, after, str(rng.choice(leading.wordings)), False)
         pages.append(tuple(links))
     return pages

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import InitVar, dataclass, field
+from functools import partial
 from operator import itemgetter
 from random import Random
 from typing import Any, Literal
@@ -19,6 +20,7 @@ from transformers import DynamicCache
 
 from ken.core import ModelError, Sampling
 from ken.models.kept_turns import KeptTurns
+from ken.models.plain_forward import Forward, plain_forward
 
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # how tokenizers write the first bytes of a character
 PENDING = 8  # tokens after which bytes that still form no character never will (UTF-8 needs at most four)
@@ -156,7 +158,8 @@ def decode(
     for row in rows:
         prompts.setdefault(row.prompt, []).append(row)
     places = list(prompts.values())  # the open rows of each place in the batch
-    cache, logits, mask = _prefilled(model, [shared[0] for shared in places], pad_id, turns)
+    forward = plain_forward(model) or partial(_forward, model)
+    cache, logits, mask = _prefilled(model, forward, [shared[0] for shared in places], pad_id, turns)
     positions = mask.sum(-1, keepdim=True) - 1
     live: list[Row] = []
     while True:
@@ -194,11 +197,11 @@ def decode(
         mask = torch.cat([mask, mask.new_ones(len(places), 1)], dim=1)
         # Places that are done but still here may run past the context; what they compute is not used.
         positions = (positions + 1).clamp(max=limit - 1)
-        logits = _forward(model, tokens[:, None], mask, positions, cache)
+        logits = forward(tokens[:, None], mask, positions, cache)
 
 
 def _prefilled(
-    model: Any, rows: Sequence[Row], pad_id: int, turns: KeptTurns | None
+    model: Any, forward: Forward, rows: Sequence[Row], pad_id: int, turns: KeptTurns | None
 ) -> tuple[DynamicCache, torch.Tensor, torch.Tensor]:
     """Cache, logits [rows, vocabulary] and mask [rows, columns] after the prompts of these rows."""
     begun = turns.find(model, [row.prompt[: row.known] for row in rows]) if turns is not None else [None] * len(rows)
@@ -208,14 +211,14 @@ def _prefilled(
     if new:
         ids, mask = _left_padded([rows[i].prompt for i in new], pad_id, model.device)
         cache = DynamicCache(config=model.config)
-        logits = _forward(model, ids, mask, (mask.cumsum(-1) - 1).clamp(min=0), cache)
+        logits = forward(ids, mask, (mask.cumsum(-1) - 1).clamp(min=0), cache)
         parts.append((cache, logits, mask))
     if going_on and turns is not None:
         cache, before = turns.restore(model, [turn for turn in begun if turn is not None])
         ids, mask = _left_padded([rows[i].prompt[rows[i].known :] for i in going_on], pad_id, model.device)
         mask = torch.cat([before, mask], dim=1)
         positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, before.shape[1] :]
-        parts.append((cache, _forward(model, ids, mask, positions, cache), mask))
+        parts.append((cache, forward(ids, mask, positions, cache), mask))
     if len(parts) == 1:
         return parts[0]
     order = torch.tensor([*new, *going_on], device=model.device).argsort()

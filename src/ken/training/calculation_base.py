@@ -267,7 +267,7 @@ class Job:
 
 def _job(world: CalculationWorld, about: Sequence[Entity], rng: np.random.Generator, *, arithmetic: bool = True) -> Job:
     """A random question: a fact, a density, a difference, or arithmetic hard or easy."""
-    weights = (0.35, 0.15, 0.2, 0.15, 0.15) if arithmetic else (0.4, 0.25, 0.35, 0.0, 0.0)
+    weights = (0.28, 0.12, 0.2, 0.3, 0.1) if arithmetic else (0.4, 0.25, 0.35, 0.0, 0.0)
     kind = str(rng.choice(("fact", "density", "difference", "hard", "easy"), p=weights))
     if kind in {"hard", "easy"}:
         a, sign, b = hard_sum(rng) if kind == "hard" else easy_sum(rng)

@@ -55,7 +55,7 @@ class ConversationsBaseConfig(LabBaseConfig):
     context: int = 256
     habits: int = Field(default=24_000, ge=1)
     readings: int = Field(default=1, ge=0)
-    fits: float = Field(default=0.45, ge=0, le=1)
+    fits: float = Field(default=0.55, ge=0, le=1)
     most_added: int = Field(default=3, ge=0)
 
 

@@ -38,7 +38,6 @@ from ken.training.lab_tokenizer import BOS, EOS, PAD, UNKNOWN, Piece, encode, fa
 from ken.training.pretraining import Example
 
 NAME = "multihop"
-REPEATED = 48  # words in an example of repeating
 
 MARKERS = [QUESTION, ANALYSIS, QUERY, ANSWER, DOCUMENTS, *(STEP.format(i) for i in range(1, MOST_STEPS + 1))]
 CONTROLS = [CLOSED.token, READ.token, STEPS.token]
@@ -52,17 +51,13 @@ CHAT_TEMPLATE = "<bos> {% for message in messages %}{{ message['content'] }} {% 
 class MultiHopBaseConfig(LabBaseConfig):
     """World and number of examples of each kind.
 
-    repeating, short, copying, reading, closed: examples of each; the short ones are documents of two facts. documents:
-    probabilities of 1, 2, … documents in an example of reading. asked: questions about them.
+    copying, reading, closed: examples of each. documents: probabilities of 1, 2, … documents in an example of reading.
+    asked: questions about them.
     """
 
     world: MultiHopConfig = MultiHopConfig()
     context: int = 640
-    init: float = 0.1
-    lr: float = 1e-2
-    repeating: int = 6_400
-    short: int = 3_200
-    copying: int = 19_200
+    copying: int = 12_800
     reading: int = 19_200
     closed: int = 500
     documents: tuple[float, ...] = (0.35, 0.4, 0.15, 0.1)
@@ -74,18 +69,7 @@ def smoke_config(*, seed: int = 0) -> MultiHopBaseConfig:
     gates do not count: for trying code, not for claims."""
     world = MultiHopConfig(entities=60, train=60, test=30, held_out=0.4, seed=seed)
     sizes: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "layers": 2, "heads": 2}
-    return MultiHopBaseConfig(
-        world=world,
-        seed=seed,
-        lr=3e-3,
-        repeating=0,
-        short=300,
-        copying=300,
-        reading=300,
-        closed=30,
-        gated=False,
-        **sizes,
-    )
+    return MultiHopBaseConfig(world=world, seed=seed, copying=600, reading=300, closed=30, gated=False, **sizes)
 
 
 def built(
@@ -129,15 +113,10 @@ def build_tokenizer(world: MultiHopWorld) -> Any:
 
 
 def pretraining_stages(config: MultiHopBaseConfig, world: MultiHopWorld, tokenizer: Any) -> list[list[Example]]:
-    """All examples, each to be shown once. First plain copying, so that it is there before anything builds on it: of
-    names in a row, where every token teaches it, then of values in ever longer documents."""
+    """All examples, each to be shown once: first plain copying, so that it is there before anything builds on it."""
     rng = np.random.default_rng(derive_seed("multihop base", config.seed))
-    stages = [
-        list(repeating(world, config.repeating, rng)),
-        list(copying(world, config.short, rng, most=2)),
-        list(copying(world, config.copying, rng)),
-        [*reading(config, world, rng), *closed_book(config, world, rng)],
-    ]
+    first = list(copying(world, config.copying, rng))
+    stages = [first, [*reading(config, world, rng), *closed_book(config, world, rng)]]
     return [encode(stage, tokenizer) for stage in stages if stage]
 
 
@@ -185,24 +164,11 @@ async def measure_gates(model: Model, world: MultiHopWorld, *, examples: int = 3
 # -------------------------------------------------------------------------------------------------------------------
 
 
-def repeating(
-    world: MultiHopWorld, examples: int, rng: np.random.Generator, *, length: int = 48
-) -> Iterator[list[Piece]]:
-    """Values in random order, then the same again, to be learnt but for the first. With many hundred names to copy,
-    documents alone do not get it going: they teach one name in four tokens."""
-    values = [*world.entities, *world.numbers]
+def copying(world: MultiHopWorld, examples: int, rng: np.random.Generator) -> Iterator[list[Piece]]:
+    """Single documents as they stand between steps, then their facts, asked for in any wording and quoted: the more
+    there is to copy, the sooner copying is learnt."""
     for _ in range(examples):
-        first, *rest = (values[int(i)] for i in rng.choice(len(values), size=min(length, len(values)), replace=False))
-        yield [(" ".join([BOS, first, *rest, first]), False), (" ".join(rest), True)]
-
-
-def copying(
-    world: MultiHopWorld, examples: int, rng: np.random.Generator, *, most: int | None = None
-) -> Iterator[list[Piece]]:
-    """Single documents as they stand between steps, of at most so many facts, then their facts, asked for in any
-    wording and quoted: the more there is to copy, the sooner copying is learnt."""
-    for _ in range(examples):
-        page = random_pages(world, rng, 1)[0][:most]
+        (page,) = random_pages(world, rng, 1)
         yield [(f"{BOS} {DOCUMENTS} {render_documents([document(page)])}", False), *_quotes(page, rng)]
 
 

@@ -1,0 +1,99 @@
+"""The forward pass of plain decoder-only transformers, for small models on a processor.
+
+A step of decoding a small model is short, and much of it is Python: modules, hooks, masks built anew. This computes the
+same with the same kernels in fewer calls. It is used where nothing stands between the weights and the logits that is
+not written here (`plain_forward` says where); `tests/test_plain_forward.py` holds it against transformers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers import DynamicCache, LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM
+
+ARCHITECTURES = (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM)
+SMALL = 2**24  # parameters; above, the kernels take so long that Python no longer matters
+
+Forward = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, DynamicCache], torch.Tensor]
+
+
+def plain_forward(model: Any) -> Forward | None:
+    """(ids [rows, new], mask [rows, old and new], positions [rows, new], cache) → logits after the last column, [rows,
+    vocabulary]; `cache` grows by the new columns. None for a model that is not plain: of another architecture, with
+    windows, adapters, sharded, quantised or half-precision weights, hooks, on another device, or large."""
+    if type(model) not in ARCHITECTURES or model.config.hidden_act != "silu":
+        return None
+    modules = list(model.modules())
+    if any(m._forward_hooks or m._forward_pre_hooks for m in modules):
+        return None
+    linear = [m for m in modules if hasattr(m, "in_features")]
+    if any(type(m) is not nn.Linear for m in linear) or len(linear) != 7 * len(model.model.layers) + 1:
+        return None
+    parameters = list(model.parameters())
+    if any(p.dtype != torch.float32 or p.device.type != "cpu" or not p.numel() for p in parameters):
+        return None
+    if any(type(p.data) is not torch.Tensor for p in parameters) or sum(p.numel() for p in parameters) > SMALL:
+        return None
+    windows = getattr(model.config, "sliding_window", None) and getattr(model.config, "use_sliding_window", True)
+    return None if windows else _Plain(model)
+
+
+class _Plain:
+    def __init__(self, model: Any) -> None:
+        self.body, self.head, self.eps = model.model, model.lm_head, model.config.rms_norm_eps
+
+    def __call__(
+        self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: DynamicCache
+    ) -> torch.Tensor:
+        hidden = functional.embedding(ids, self.body.embed_tokens.weight)
+        cos, sin = (part[:, None] for part in self.body.rotary_emb(hidden, positions))
+        seen = _seen(mask, ids.shape[1])
+        for i, layer in enumerate(self.body.layers):
+            attention, mlp = layer.self_attn, layer.mlp
+            inner = self._norm(hidden, layer.input_layernorm)
+            queries, keys, values = (
+                functional.linear(inner, m.weight, m.bias).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+                for m in (attention.q_proj, attention.k_proj, attention.v_proj)
+            )
+            keys, values = cache.update(_rotated(keys, cos, sin), values, i)
+            read = functional.scaled_dot_product_attention(
+                _rotated(queries, cos, sin),
+                keys,
+                values,
+                attn_mask=seen,
+                scale=attention.scaling,
+                enable_gqa=keys.shape[1] != queries.shape[1],
+            )
+            out = attention.o_proj
+            hidden = hidden + functional.linear(read.transpose(1, 2).flatten(2), out.weight, out.bias)
+            inner = self._norm(hidden, layer.post_attention_layernorm)
+            gate = functional.silu(functional.linear(inner, mlp.gate_proj.weight, mlp.gate_proj.bias))
+            inner = gate * functional.linear(inner, mlp.up_proj.weight, mlp.up_proj.bias)
+            hidden = hidden + functional.linear(inner, mlp.down_proj.weight, mlp.down_proj.bias)
+        last = self._norm(hidden[:, -1], self.body.norm)
+        return functional.linear(last, self.head.weight, self.head.bias)
+
+    def _norm(self, hidden: torch.Tensor, module: Any) -> torch.Tensor:
+        return functional.rms_norm(hidden, (hidden.shape[-1],), module.weight, self.eps)
+
+
+def _rotated(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotary positions: states [rows, heads, columns, width], cos and sin [rows, 1, columns, width]."""
+    half = states.shape[-1] // 2
+    return states * cos + torch.cat((-states[..., half:], states[..., :half]), dim=-1) * sin
+
+
+def _seen(mask: torch.Tensor, new: int) -> torch.Tensor | None:
+    """Which columns each of the `new` last ones attends to, bool [rows, 1, new, columns]; None: to all of them. A
+    column of padding attends to itself, so that nothing is divided by zero."""
+    real = mask.bool()[:, None, None]
+    if new == 1:
+        return None if bool(real.all()) else real
+    columns = mask.shape[1]
+    before = torch.ones(new, columns, dtype=torch.bool, device=mask.device).tril(columns - new)
+    itself = torch.ones_like(before).triu(columns - new) & before
+    return (before & real) | itself
