@@ -35,12 +35,11 @@ class Counting:
     """Counts the tokens that a model reads (places in the batch times columns), a number for each pass."""
 
     def __init__(self, model: LocalModel) -> None:
-        self.forward, self.read = model.model.forward, []
-        model.model.forward = self
+        self.read: list[int] = []
+        model.model.register_forward_pre_hook(self, with_kwargs=True)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, module: Any, args: Any, kwargs: Any) -> None:
         self.read.append(kwargs["input_ids"].numel())
-        return self.forward(*args, **kwargs)
 
 
 def converse(

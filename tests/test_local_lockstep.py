@@ -74,16 +74,15 @@ class Held:
     """A model whose third forward pass waits until it is let go. `passes` counts them."""
 
     def __init__(self, model: LocalModel) -> None:
-        self.model, self.forward, self.passes = model.model, model.model.forward, 0
+        self.passes = 0
         self.begun, self.released = threading.Event(), threading.Event()
-        self.model.forward = self
+        model.model.register_forward_pre_hook(self)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *_: Any) -> None:
         self.passes += 1
         if self.passes == 3:
             self.begun.set()
             assert self.released.wait(60)
-        return self.forward(*args, **kwargs)
 
 
 def test_a_cancelled_caller_leaves_the_batch_and_hurts_nobody(folder: Path) -> None:
@@ -109,20 +108,19 @@ def test_a_cancelled_caller_leaves_the_batch_and_hurts_nobody(folder: Path) -> N
 def test_a_failing_forward_pass_reaches_every_caller_and_the_model_recovers(folder: Path) -> None:
     fragile = LocalModel(folder)
     expected = one(fragile, "Elbe", max_tokens=5).token_ids
-    forward = fragile.model.forward
 
-    def fail(*args: Any, **kwargs: Any) -> Any:
+    def fail(*_: Any) -> None:
         raise RuntimeError("CUDA out of memory\nand much more")
 
     async def everything() -> list[Any]:
         calls = (fragile.generate(says(p), sampling=SAMPLED) for p in "abc")
         return await asyncio.gather(*calls, fragile.score(says("a"), "b"), return_exceptions=True)
 
-    fragile.model.forward = fail
+    hook = fragile.model.register_forward_pre_hook(fail)
     for error in asyncio.run(everything()):
         assert isinstance(error, ModelError)
         assert str(error).endswith("failed: RuntimeError: CUDA out of memory")
-    fragile.model.forward = forward
+    hook.remove()
     assert one(fragile, "Elbe", max_tokens=5).token_ids == expected
 
 
