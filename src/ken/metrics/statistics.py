@@ -8,7 +8,7 @@ questions and resamples.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -38,6 +38,16 @@ class Spread:
     mean: float
     std: float | None
     n: int
+
+
+def mean(values: Iterable[float]) -> float:
+    """Arithmetic mean; nan without any value. Truth values count as 0 and 1.
+
+    >>> mean([True, False, True, True]), mean([])
+    (0.75, nan)
+    """
+    items = [float(value) for value in values]
+    return math.fsum(items) / len(items) if items else math.nan
 
 
 def bootstrap(

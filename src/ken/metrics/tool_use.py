@@ -6,10 +6,11 @@ One counter per tool (the released statistics of TAPO booked searches as code ca
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ken.core import BadInput, Malformed, Search, ToolCall, Trajectory
+from ken.metrics.statistics import mean
 
 SEARCH = "search"
 
@@ -62,8 +63,8 @@ def tool_use(trajectories: Sequence[Trajectory]) -> ToolUse:
         turns=sum(t.usage.model_calls for t in trajectories) / n,
         invalid=sum(isinstance(step, Malformed) for t in trajectories for step in t.steps) / n,
         judged=len(judged),
-        needless=_mean(sum(calls for tool, calls in count.items() if tool not in need) for count, need in judged),
-        missed=_mean(not need <= set(count) for count, need in judged),
+        needless=mean(sum(calls for tool, calls in count.items() if tool not in need) for count, need in judged),
+        missed=mean(not need <= set(count) for count, need in judged),
     )
 
 
@@ -78,8 +79,3 @@ def tool_use_by(trajectories: Sequence[Trajectory], key: Callable[[Trajectory], 
 def _needed(trajectory: Trajectory) -> set[str] | None:
     tools = trajectory.question.meta.get("tools")
     return {str(tool) for tool in tools} if isinstance(tools, list) else None
-
-
-def _mean(values: Iterable[float]) -> float:
-    items = list(values)
-    return sum(items) / len(items) if items else float("nan")

@@ -21,11 +21,12 @@ from ken.core import Passage, Question, Trajectory
 from ken.core.seeding import derive_seed
 from ken.lab.render import documents, two_hop_questions
 from ken.metrics import exact_match
+from ken.metrics.statistics import mean
 from ken.models import Message
 from ken.models.local import LocalModel
 from ken.papers.catalogue import entry
-from ken.papers.factworld_bench import FactWorldBench, FactWorldSettings, curve, factworld_bench
-from ken.papers.paper import Arm, Arms, Claim, Metrics, Paper
+from ken.papers.factworld_bench import FactWorldBench, FactWorldSettings, factworld_bench
+from ken.papers.paper import Arm, Claim, Metrics, Paper, gap
 from ken.training.factworld_base import (
     FactWorldBaseConfig,
 )
@@ -143,11 +144,6 @@ def hops(question: Question) -> int:
     return 2 if question.meta.get("hops") == 2 else 1
 
 
-def mean(values: Any) -> float:
-    items = [float(value) for value in values]
-    return sum(items) / len(items) if items else float("nan")
-
-
 def em(made: Sequence[Trajectory]) -> float:
     return mean(exact_match(t.answer, t.question.answers) for t in made)
 
@@ -237,7 +233,7 @@ def reinforced(strategy: Callable[[Settings], Strategy], **options: Any) -> Call
         policy, how = bench.world.policy(), strategy(bench.settings)
         log = bench.train(policy, how, **options)
         curves = ("reward", "reward/1-hop", "reward/2-hop", "searches", "searches/1-hop", "searches/2-hop")
-        return {**bench.measure(policy, how), **{f"{name}_curve": curve(log, name) for name in curves}}
+        return {**bench.measure(policy, how), **{f"{name}_curve": log.curve(name) for name in curves}}
 
     return arm
 
@@ -264,11 +260,6 @@ def ppo(bench: Bench) -> Metrics:
 
 # --- claims
 # -------------------------------------------------------------------------------------------------------------------
-
-
-def gap(metric: str, better: str, worse: str) -> Callable[[Arms], float]:
-    """How much more of `metric` one arm has than another."""
-    return lambda arms: arms[better][metric] - arms[worse][metric]
 
 
 ARMS = (

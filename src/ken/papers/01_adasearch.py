@@ -19,10 +19,9 @@ from ken.papers.factworld_bench import (
     SAMPLED,
     FactWorldBench,
     FactWorldSettings,
-    curve,
     factworld_bench,
 )
-from ken.papers.paper import Arm, Arms, Claim, Metrics, Paper
+from ken.papers.paper import Arm, Arms, Claim, Metrics, Paper, gap
 from ken.training.decision_stage import decision_stage
 from ken.training.factworld_variants import smoke_config
 from ken.training.labels.solve_rate import flip_rate
@@ -113,8 +112,8 @@ def one_prompt(
         log = bench.train(policy, tasks, reward(bench), steps=s.steps, **options)
         return {
             **bench.measure(policy, how),
-            "reward_curve": curve(log, "reward"),
-            "searches_curve": curve(log, "searches"),
+            "reward_curve": log.curve("reward"),
+            "searches_curve": log.curve("searches"),
         }
 
     return run
@@ -154,9 +153,9 @@ def two_stages(bench: FactWorldBench, *, threshold: float | None = None) -> Metr
         **bench.measure(policy, Adaptive(s.max_turns)),
         "label_flips": flip_rate(bench.base_labels, labels),
         "labelled_yes": sum(labels.values()) / len(labels),
-        "solve_curve": curve(solve, "reward"),
-        "decide_curve": curve(decide, "reward/decide"),
-        "zero_variance_curve": curve(decide, "zero_variance"),
+        "solve_curve": solve.curve("reward"),
+        "decide_curve": decide.curve("reward/decide"),
+        "zero_variance_curve": decide.curve("zero_variance"),
     }
 
 
@@ -173,16 +172,11 @@ def end_to_end(bench: FactWorldBench) -> Metrics:
     steps = s.solve_steps + s.decide_steps // 4
     units = [unit(q) for q in bench.train_questions]
     log = bench.train(policy, units, OwnSolveRate(s.threshold), steps=steps, lr=s.act_lr, kl=s.act_kl)
-    return {**bench.measure(policy, Adaptive(s.max_turns)), "decide_curve": curve(log, "reward/decide")}
+    return {**bench.measure(policy, Adaptive(s.max_turns)), "decide_curve": log.curve("reward/decide")}
 
 
 # --- claims
 # -------------------------------------------------------------------------------------------------------------------
-
-
-def gap(metric: str, better: str, worse: str) -> Callable[[Arms], float]:
-    """How much more of `metric` one arm has than another."""
-    return lambda arms: arms[better][metric] - arms[worse][metric]
 
 
 def spread(metric: str, *names: str) -> Callable[[Arms], float]:

@@ -19,9 +19,10 @@ from ken.core.conversation import ConversationTurn
 from ken.core.frozen import Frozen
 from ken.core.seeding import derive_seed
 from ken.lab.conversations import ConversationWorld, Spoken
+from ken.metrics.statistics import mean
 from ken.models.local import LocalModel
 from ken.papers.catalogue import entry
-from ken.papers.paper import Arm, Arms, Claim, Metrics, Paper
+from ken.papers.paper import Arm, Claim, Metrics, Paper, gap
 from ken.sources import Sources
 from ken.sources.search.ranks import RankService, admit
 from ken.training.conversations_base import (
@@ -129,9 +130,9 @@ class Bench:
         rewrites = [t.answer or t.question.text for t in made]
         return {
             **self.ranking(rewrites),
-            "length": _mean(len(rewrite.split()) for rewrite in rewrites),
-            "format": _mean(not t.malformed for t in made),
-            "no_rewrite": _mean(t.answer is None for t in made),
+            "length": mean(len(rewrite.split()) for rewrite in rewrites),
+            "format": mean(not t.malformed for t in made),
+            "no_rewrite": mean(t.answer is None for t in made),
         }
 
     def ranking(self, queries: Sequence[str]) -> dict[str, float]:
@@ -144,23 +145,23 @@ class Bench:
         found = self.ranks.best_ranks(queries, [turn.gold for turn in self.asked])
         reciprocal = [1 / rank if rank else 0.0 for rank in found]
         by_depth = {
-            f"mrr_{depth}": _mean(r for r, turn in zip(reciprocal, self.asked, strict=True) if turn.depth == depth)
+            f"mrr_{depth}": mean(r for r, turn in zip(reciprocal, self.asked, strict=True) if turn.depth == depth)
             for depth in DEPTHS
         }
         ranks = sorted(rank or self.ranks.top_k + 1 for rank in found)
         return {
-            "mrr": _mean(reciprocal),
-            "ndcg_3": _mean(ndcg(rank, 3) for rank in found),
-            **{f"r_{k}": _mean(recall(rank, k) for rank in found) for k in (5, 10, 20, 100)},
+            "mrr": mean(reciprocal),
+            "ndcg_3": mean(ndcg(rank, 3) for rank in found),
+            **{f"r_{k}": mean(recall(rank, k) for rank in found) for k in (5, 10, 20, 100)},
             "mrr_mismatched": self._share(reciprocal, "mismatched"),
             "mrr_unseen": self._share(reciprocal, "unseen"),
-            "first": _mean(rank == 1 for rank in found),
+            "first": mean(rank == 1 for rank in found),
             "median": float(ranks[len(ranks) // 2]),
             **by_depth,
         }
 
     def _share(self, values: Sequence[float], mark: str) -> float:
-        return _mean(value for value, turn in zip(values, self.asked, strict=True) if turn.meta[mark])
+        return mean(value for value, turn in zip(values, self.asked, strict=True) if turn.meta[mark])
 
 
 def prepare(settings: Settings, seed: int) -> Bench:
@@ -241,26 +242,17 @@ def course(log: TrainingLog) -> dict[str, Any]:
     zero_variance_10: share of groups whose rollouts earn the same, over the five steps around the tenth, since one step
     has 16 groups only. late: the step at which the reward, smoothed over ten, has come to 90% of where it ends.
     """
-    reward, zero = _curve(log, "reward"), _curve(log, "zero_variance")
-    smooth = [_mean(reward[max(0, i - 9) : i + 1]) for i in range(len(reward))]
+    reward, zero = log.curve("reward"), log.curve("zero_variance")
+    smooth = [mean(reward[max(0, i - 9) : i + 1]) for i in range(len(reward))]
     late = next(i for i, value in enumerate(smooth, start=1) if value >= 0.9 * smooth[-1])
     return {
-        "zero_variance_10": _mean(zero[7:12] or zero),
+        "zero_variance_10": mean(zero[7:12] or zero),
         "late": float(late),
         "reward_curve": reward,
         "zero_variance_curve": zero,
-        "entropy_curve": _curve(log, "entropy"),
-        "tokens_curve": _curve(log, "tokens"),
+        "entropy_curve": log.curve("entropy"),
+        "tokens_curve": log.curve("tokens"),
     }
-
-
-def _curve(log: TrainingLog, name: str) -> list[float]:
-    return [statistics[name] for statistics in log.history if name in statistics]
-
-
-def _mean(values: Any) -> float:
-    items = [float(value) for value in values]
-    return sum(items) / len(items) if items else float("nan")
 
 
 ARMS = (
@@ -278,11 +270,6 @@ ARMS = (
 )
 
 # --- claims ----------------------------------------------------------------------------------------------------------
-
-
-def gap(metric: str, better: str, worse: str) -> Callable[[Arms], float]:
-    """How much more of `metric` one arm has than another."""
-    return lambda arms: arms[better][metric] - arms[worse][metric]
 
 
 CLAIMS = (

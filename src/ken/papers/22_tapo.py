@@ -17,10 +17,11 @@ from ken.core import Question, Sampling, Trajectory
 from ken.core.frozen import Frozen
 from ken.core.seeding import derive_seed
 from ken.lab.calculation import KINDS, CalculationWorld
+from ken.metrics.statistics import mean
 from ken.metrics.tool_use import tool_use, tool_use_by
 from ken.models.local import LocalModel
 from ken.papers.catalogue import entry
-from ken.papers.paper import Arm, Arms, Claim, Metrics, Paper
+from ken.papers.paper import Arm, Claim, Metrics, Paper, gap
 from ken.sources import Sources
 from ken.sources.tools.arithmetic import Arithmetic
 from ken.training.calculation_base import CalculationBaseConfig, built, smoke_config
@@ -111,13 +112,13 @@ class Bench:
         made = self.attempts(policy, strategy)
         by_kind = {kind: [t for t in made if t.question.meta["kind"] == kind] for kind in KINDS}
         right = {
-            kind: _mean(accuracy(answer_score(t, tools=strategy.enabled)) for t in group)
+            kind: mean(accuracy(answer_score(t, tools=strategy.enabled)) for t in group)
             for kind, group in by_kind.items()
         }
         used = tool_use_by(made, lambda t: str(t.question.meta["kind"]))
         everything = tool_use(made)
         return {
-            "acc": _mean(right.values()),
+            "acc": mean(right.values()),
             **{f"acc_{kind.lower()}": value for kind, value in right.items()},
             **{f"calls_{kind.lower()}": use.total for kind, use in used.items()},
             "easy_calls": (used["K"].total + used["D"].total) / 2,
@@ -203,26 +204,17 @@ def course(log: TrainingLog, *, filtered: bool) -> dict[str, Any]:
     """What the training was like. zero_advantage: share of the groups trained on, over the middle third of the steps,
     whose rollouts were all scored alike (of a filtered run: that did not pass the filter, which is no less); entropy:
     nats a token, over the last tenth."""
-    zero = _curve(log, "filled_up" if filtered else "zero_variance")
-    entropy = _curve(log, "entropy")
+    zero = log.curve("filled_up" if filtered else "zero_variance")
+    entropy = log.curve("entropy")
     third, tenth = len(zero) // 3, max(1, len(entropy) // 10)
     return {
-        "zero_advantage": _mean(zero[third : 2 * third]),
-        "entropy": _mean(entropy[-tenth:]),
-        "refills": _mean(_curve(log, "refills")) if filtered else 0.0,
-        "reward_curve": _curve(log, "reward"),
+        "zero_advantage": mean(zero[third : 2 * third]),
+        "entropy": mean(entropy[-tenth:]),
+        "refills": mean(log.curve("refills")) if filtered else 0.0,
+        "reward_curve": log.curve("reward"),
         "zero_curve": zero,
         "entropy_curve": entropy,
     }
-
-
-def _curve(log: TrainingLog, name: str) -> list[float]:
-    return [statistics[name] for statistics in log.history if name in statistics]
-
-
-def _mean(values: Any) -> float:
-    items = [float(value) for value in values]
-    return sum(items) / len(items) if items else float("nan")
 
 
 ARMS = (
@@ -236,11 +228,6 @@ ARMS = (
 )
 
 # --- claims ----------------------------------------------------------------------------------------------------------
-
-
-def gap(metric: str, better: str, worse: str, factor: float = 1.0) -> Callable[[Arms], float]:
-    """How much more of `metric` one arm has than `factor` times another."""
-    return lambda arms: arms[better][metric] - factor * arms[worse][metric]
 
 
 CLAIMS = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,9 +21,10 @@ from ken.core.frozen import Frozen
 from ken.core.seeding import derive_seed
 from ken.lab.multihop import KINDS, MultiHopWorld, documents, questions
 from ken.metrics import token_f1
+from ken.metrics.statistics import mean
 from ken.models.local import LocalModel
 from ken.papers.catalogue import entry
-from ken.papers.paper import Arm, Arms, Claim, Metrics, Paper
+from ken.papers.paper import Arm, Claim, Metrics, Paper, gap
 from ken.sources import Sources
 from ken.sources.search.index import Index
 from ken.sources.search.ngrams import NgramRetriever
@@ -35,7 +36,7 @@ from ken.training.rewards.steps import Variant
 from ken.training.rl_config import RLConfig
 from ken.training.rollouts import Task
 from ken.training.sft import SFTConfig, sft
-from ken.training.train import TrainingLog, save_policy, train
+from ken.training.train import save_policy, train
 from ken.training.trajectory_sampling import SamplerConfig, TrajectorySampler, pupil_example, statistics
 
 MAX_TOKENS = 24  # the longest step, which repeats a whole question, takes 20
@@ -120,16 +121,16 @@ class Bench:
         right = [bool(j.correct) for j in judged]
         kinds = [t.question.meta["kind"] for t in made]
         return {
-            "acc": _mean(right),
-            **{f"acc_{kind}": _mean(r for r, k in zip(right, kinds, strict=True) if k == kind) for kind in KINDS},
-            "f1": _mean(token_f1(t.answer, t.question.answers) for t in made),
-            "recall": _mean(recall(t) for t in made),
-            "relevance": _mean(score for j in judged for score in j.relevance),
-            "steps": _mean(t.usage.model_calls for t in made),
-            "searches": _mean(len(t.searches) for t in made),
-            "passages": _mean(len(t.passages) for t in made),
-            "unfinished": _mean(t.unfinished for t in made),
-            "malformed": _mean(t.malformed > 0 for t in made),
+            "acc": mean(right),
+            **{f"acc_{kind}": mean(r for r, k in zip(right, kinds, strict=True) if k == kind) for kind in KINDS},
+            "f1": mean(token_f1(t.answer, t.question.answers) for t in made),
+            "recall": mean(recall(t) for t in made),
+            "relevance": mean(score for j in judged for score in j.relevance),
+            "steps": mean(t.usage.model_calls for t in made),
+            "searches": mean(len(t.searches) for t in made),
+            "passages": mean(len(t.passages) for t in made),
+            "unfinished": mean(t.unfinished for t in made),
+            "malformed": mean(t.malformed > 0 for t in made),
         }
 
 
@@ -188,7 +189,7 @@ def cold_start(bench: Bench, world: MultiHopWorld) -> dict[str, float]:
         "taught": float(len(kept)),
         "teacher_solved": counts.solved_share,
         "teacher_attempts": counts.attempts / counts.questions,
-        "cold_loss": _mean(log.losses[-10:]),
+        "cold_loss": mean(log.losses[-10:]),
     }
 
 
@@ -234,22 +235,12 @@ def ppo(variant: Variant, **algorithm: Any) -> Callable[[Bench], Metrics]:
         log = train(policy, tasks, step_reward(RuleJudge(), variant=variant), config, sources=bench.sources)
         return {
             **bench.measure(policy, Stepwise(s.max_steps)),
-            "reward_curve": curve(log, "reward"),
-            "searches_curve": curve(log, "searches"),
-            "explained_variance_curve": curve(log, "critic/explained_variance"),
+            "reward_curve": log.curve("reward"),
+            "searches_curve": log.curve("searches"),
+            "explained_variance_curve": log.curve("critic/explained_variance"),
         }
 
     return arm
-
-
-def curve(log: TrainingLog, name: str) -> list[float]:
-    """A statistic of every step."""
-    return [statistic[name] for statistic in log.history if name in statistic]
-
-
-def _mean(values: Any) -> float:
-    items: Sequence[float] = [float(value) for value in values]
-    return sum(items) / len(items) if items else float("nan")
 
 
 ARMS = (
@@ -269,11 +260,6 @@ ARMS = (
 )
 
 # --- claims ----------------------------------------------------------------------------------------------------------
-
-
-def gap(metric: str, better: str, worse: str) -> Callable[[Arms], float]:
-    """How much more of `metric` one arm has than another."""
-    return lambda arms: arms[better][metric] - arms[worse][metric]
 
 
 CLAIMS = (

@@ -25,10 +25,9 @@ from ken.papers.factworld_bench import (
     MAX_TOKENS,
     FactWorldBench,
     FactWorldSettings,
-    curve,
     factworld_bench,
 )
-from ken.papers.paper import Arm, Arms, Claim, Metrics, Paper
+from ken.papers.paper import Arm, Arms, Claim, Metrics, Paper, gap
 from ken.training.factworld_base import FactWorldBaseConfig
 from ken.training.factworld_build import NAME as WORLD
 from ken.training.factworld_variants import smoke_config, variant_config
@@ -187,7 +186,7 @@ def mean_searches(made: Sequence[Trajectory]) -> float:
 
 def curves(log: TrainingLog) -> dict[str, list[float]]:
     names = ("reward", "searches", "searches/easy", "searches/hard", "zero_variance")
-    return {f"{name}_curve": curve(log, name) for name in names}
+    return {f"{name}_curve": log.curve(name) for name in names}
 
 
 def sparing(*, plus: float | None = None, minus: float | None = None, ratio: float = 0.5) -> Callable[[Bench], Metrics]:
@@ -237,11 +236,6 @@ def gate(bench: Bench) -> Metrics:
 
 # --- claims
 # -------------------------------------------------------------------------------------------------------------------
-
-
-def gap(metric: str, better: str, worse: str) -> Callable[[Arms], float]:
-    """How much more of `metric` one arm has than another."""
-    return lambda arms: arms[better][metric] - arms[worse][metric]
 
 
 def slope(arm: str) -> Callable[[Arms], float]:

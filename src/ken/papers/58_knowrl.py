@@ -19,7 +19,7 @@ from ken.metrics.feasibility import Feasibility, feasibility
 from ken.models.local import LocalModel
 from ken.papers.catalogue import entry
 from ken.papers.factworld_bench import GREEDY_THOUGHTS, SAMPLED, FactWorldBench, FactWorldSettings, factworld_bench
-from ken.papers.paper import Arm, Arms, Claim, Metrics, Paper
+from ken.papers.paper import Arm, Claim, Metrics, Paper, gap
 from ken.training.factworld_base import (
     FactWorldBaseConfig,
 )
@@ -292,11 +292,6 @@ ARMS = (
 
 # --- claims
 # -------------------------------------------------------------------------------------------------------------------
-
-
-def gap(metric: str, better: str, worse: str) -> Callable[[Arms], float]:
-    """How much more of `metric` one arm has than another."""
-    return lambda arms: arms[better][metric] - arms[worse][metric]
 
 
 SINGLE = "single judgements at T = 1, since greedy ones are nearly votes"

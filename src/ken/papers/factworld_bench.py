@@ -21,6 +21,7 @@ from ken.core.seeding import derive_seed
 from ken.lab.factworld import FactWorld
 from ken.lab.render import documents, questions
 from ken.metrics import auroc, count_search_use, decision_of, exact_match, f1_aware
+from ken.metrics.statistics import mean
 from ken.models.lab import CHECKPOINTS
 from ken.models.local import LocalModel
 from ken.sources import Sources
@@ -147,7 +148,7 @@ class FactWorldBench:
         readable = [(confidence, k) for confidence, k in stated if confidence is not None]
         auc = auroc([c for c, _ in readable], [k for _, k in readable]) if readable else None
         return {
-            "em": _mean(right),
+            "em": mean(right),
             "f1_aware": aware.f1,
             "precision": aware.precision,
             "recall": aware.recall,
@@ -156,10 +157,10 @@ class FactWorldBench:
             "over_search": _or_nan(use.over_search_rate),
             "under_search": _or_nan(use.under_search_rate),
             "searched": use.searched / use.n,
-            "known": _mean(known),
-            "inside_em": _mean(exact_match(t.answer, t.question.answers) for t in closed),
+            "known": mean(known),
+            "inside_em": mean(exact_match(t.answer, t.question.answers) for t in closed),
             "auc": _or_nan(auc),
-            "unfinished": _mean(t.answer is None for t in made),
+            "unfinished": mean(t.answer is None for t in made),
         }
 
 
@@ -183,16 +184,6 @@ def factworld_bench(settings: FactWorldSettings, seed: int) -> FactWorldBench:
         tuple(held_out[: settings.limit]),
         keep,
     )
-
-
-def curve(log: TrainingLog, name: str) -> list[float]:
-    """A statistic of every step."""
-    return [entry[name] for entry in log.history if name in entry]
-
-
-def _mean(values: Any) -> float:
-    items = [float(value) for value in values]
-    return sum(items) / len(items) if items else float("nan")
 
 
 def _or_nan(value: float | None) -> float:

@@ -75,6 +75,11 @@ class Claim:
     note: str = ""
 
 
+def gap(metric: str, better: str, worse: str, factor: float = 1.0) -> Callable[[Arms], float]:
+    """The commonest `measure`: how much more of `metric` one arm has than `factor` times another."""
+    return lambda arms: arms[better][metric] - factor * arms[worse][metric]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Paper(Generic[Config, Bench]):
     """A row of the catalogue that runs.

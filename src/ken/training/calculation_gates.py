@@ -4,7 +4,7 @@ it does not know which (card 22, Miniature claim check, Model)."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,6 +12,7 @@ from ken.agents.protocol import parse_answer
 from ken.agents.tools import ToolLoop, response, tool_instruction
 from ken.core import Answer, Question, Sampling, Trajectory
 from ken.lab.calculation import KINDS, CalculationWorld
+from ken.metrics.statistics import mean
 from ken.metrics.tool_use import called
 from ken.models import Message, Model
 from ken.sources import Retriever, Sources
@@ -42,8 +43,8 @@ async def measure_gates(model: Model, world: CalculationWorld, *, most: int = 20
         sampled = {kind: await _sampled(model, documents, asked[kind], seed) for kind in KINDS}
         await documents.close()
     everything = [t for trajectories in sampled.values() for t in trajectories]
-    searches = {kind: _mean(called(t)["search"] for t in sampled[kind]) for kind in KINDS}
-    codes = {kind: _mean(called(t)["code"] for t in sampled[kind]) for kind in KINDS}
+    searches = {kind: mean(called(t)["search"] for t in sampled[kind]) for kind in KINDS}
+    codes = {kind: mean(called(t)["code"] for t in sampled[kind]) for kind in KINDS}
     return [
         Gate("known facts, from memory", guided["K"], 0.85, 1.0),
         Gate("unexposed facts, from memory", alone, 0.0, 0.06),
@@ -51,13 +52,13 @@ async def measure_gates(model: Model, world: CalculationWorld, *, most: int = 20
         Gate("facts it was told to look up", guided["S"], 0.9, 1.0),
         Gate("arithmetic it was told to compute", guided["C"], 0.9, 1.0),
         Gate("hybrids, told when to look up and when to compute", guided["H"], 0.75, 1.0),
-        Gate("rollouts in the format", _mean(not t.malformed and not t.unfinished for t in everything), 0.85, 1.0),
+        Gate("rollouts in the format", mean(not t.malformed and not t.unfinished for t in everything), 0.85, 1.0),
         Gate("searches for unexposed facts beyond those for known ones", searches["S"] - searches["K"], -0.15, 0.15),
         Gate("calculations for hard sums beyond those for easy ones", codes["C"] - codes["D"], -0.15, 0.15),
-        Gate("searches a question", _mean(searches.values()), 0.2, 2.0, gating=False),
-        Gate("calculations a question", _mean(codes.values()), 0.2, 2.0, gating=False),
-        Gate("right without guidance", _mean(map(_right, everything)), 0.0, 1.0, gating=False),
-        Gate("hybrids right without guidance", _mean(map(_right, sampled["H"])), 0.01, 1.0),
+        Gate("searches a question", mean(searches.values()), 0.2, 2.0, gating=False),
+        Gate("calculations a question", mean(codes.values()), 0.2, 2.0, gating=False),
+        Gate("right without guidance", mean(map(_right, everything)), 0.0, 1.0, gating=False),
+        Gate("hybrids right without guidance", mean(map(_right, sampled["H"])), 0.01, 1.0),
     ]
 
 
@@ -94,7 +95,7 @@ async def _accuracy(model: Model, documents: Retriever, asked: Sequence[Question
         answer = parse_answer(await write(opening, "</answer>"))
         return isinstance(answer, Answer) and answer.text in question.answers
 
-    return _mean(await asyncio.gather(*(right(question) for question in asked)))
+    return mean(await asyncio.gather(*(right(question) for question in asked)))
 
 
 async def _sampled(model: Model, documents: Retriever, asked: Sequence[Question], seed: int) -> list[Trajectory]:
@@ -107,8 +108,3 @@ async def _sampled(model: Model, documents: Retriever, asked: Sequence[Question]
 
 def _right(trajectory: Trajectory) -> bool:
     return trajectory.answer in trajectory.question.answers
-
-
-def _mean(values: Iterable[float]) -> float:
-    items = list(values)
-    return sum(items) / len(items) if items else float("nan")

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ken.training.focused_forward import buckets
 from ken.training.token_rows import TokenBatch
 
 
@@ -30,13 +31,22 @@ class Critic(nn.Module):
         self.optimizer = torch.optim.AdamW(self.parameters(), lr=lr, weight_decay=0.0)
 
     def forward(self, batch: TokenBatch) -> torch.Tensor:
-        """Values float32 [B, T] for the tokens of `rest`: what is expected before each of them is written."""
+        """Values float32 [B, T] for the tokens of `rest`: what is expected before each of them is written. At padding
+        they mean nothing."""
         ids = torch.cat([batch.opening, batch.rest], dim=1)
         mask = torch.cat([torch.ones_like(batch.opening, dtype=torch.bool), batch.real], dim=1)
-        hidden = self.backbone(input_ids=ids, attention_mask=mask.long(), use_cache=False).last_hidden_state
         start = batch.opening.shape[1] - 1
-        values: torch.Tensor = self.head(hidden[:, start:-1].float())[..., 0]
-        return values
+        lengths = mask.sum(1)
+        parts, order = [], []
+        for rows in buckets(lengths.tolist()):  # short rows apart from long ones, to compute less padding
+            length = int(lengths[rows].max())
+            hidden = self.backbone(
+                input_ids=ids[rows, :length], attention_mask=mask[rows, :length].long(), use_cache=False
+            ).last_hidden_state
+            values = self.head(hidden[:, start:-1].float())[..., 0]
+            parts.append(nn.functional.pad(values, (0, ids.shape[1] - length)))
+            order.append(rows)
+        return torch.cat(parts)[torch.cat(order).argsort()]
 
     @torch.no_grad()
     def values(self, batch: TokenBatch) -> torch.Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from ken.core import Answer, Passage, Question, Sampling
 from ken.lab.factworld import MENTOR, FactWorld
 from ken.lab.render import documents, questions, reading_examples, two_hop_questions
 from ken.metrics import auroc, exact_match, f1_aware, solve_rate
+from ken.metrics.statistics import mean
 from ken.models import Message, Model
 from ken.sources import Sources
 from ken.sources.search.index import Index
@@ -44,22 +45,22 @@ async def measure_gates(
     replies = await asyncio.gather(*(_recall(model, question) for question in asked))
     exposed = [bool(question.meta["exposures"]) for question in asked]
     right = [exact_match(answer, question.answers) for question, (answer, _) in zip(asked, replies, strict=True)]
-    greedy_exposed = _mean(r for r, e in zip(right, exposed, strict=True) if e)
-    greedy_unexposed = _mean(r for r, e in zip(right, exposed, strict=True) if not e)
+    greedy_exposed = mean(r for r, e in zip(right, exposed, strict=True) if e)
+    greedy_unexposed = mean(r for r, e in zip(right, exposed, strict=True) if not e)
     rates = await _solve_rates(model, [q for q, e in zip(asked, exposed, strict=True) if e], samples, seed)
 
     held_out = questions(world, "test")
     solvable = [rate >= 0.5 for rate in await _solve_rates(model, held_out, samples, seed)]
     aware = f1_aware(await _verdicts(model, held_out, seed), solvable)
     gates = [
-        Gate("closed-book solve rate on exposed facts (T = 1)", _mean(rates), 0.6, 0.95),
+        Gate("closed-book solve rate on exposed facts (T = 1)", mean(rates), 0.6, 0.95),
         Gate("closed-book accuracy on exposed facts, greedy", greedy_exposed, 0.6, 0.95, gating=False),
         Gate("closed-book accuracy on unexposed facts, greedy", greedy_unexposed, 0.0, 0.06),
         Gate("read-and-copy accuracy", await read_and_copy(model, world), 0.95, 1.0),
         Gate("queries that ask for the right thing", await _querying(model, asked), 0.95, 1.0),
         Gate("AUROC of max-probability, exposed or not", auroc([p for _, p in replies], exposed) or 0.0, 0.9, 1.0),
         Gate("base F1_aware (verdict sampled, held-out facts)", aware.f1, 0.35, 0.7 if introspective else 0.6),
-        Gate("share of held-out facts it can answer alone", _mean(solvable), 0.3, 0.6, gating=False),
+        Gate("share of held-out facts it can answer alone", mean(solvable), 0.3, 0.6, gating=False),
     ]
     if world.ood_relations:
         gates += await _out_of_distribution(model, world, samples, seed)
@@ -91,7 +92,7 @@ async def read_and_copy(model: Model, world: FactWorld, count: int = 500) -> flo
 
     examples = islice(reading_examples(world, world.entities, seed=UNSEEN), count)
     tasks = [read(f"{render_passages(e.passages)} {e.facts[0].question}", str(e.answers[0])) for e in examples]
-    return _mean(await asyncio.gather(*tasks))
+    return mean(await asyncio.gather(*tasks))
 
 
 async def _querying(model: Model, asked: Sequence[Question]) -> float:
@@ -103,7 +104,7 @@ async def _querying(model: Model, asked: Sequence[Question]) -> float:
         conversation = [Message("system", SEARCH), Message("user", question.text), opened]
         return await _query(model, conversation) == [relation, "of", entity]
 
-    return _mean(await asyncio.gather(*(right(question) for question in asked)))
+    return mean(await asyncio.gather(*(right(question) for question in asked)))
 
 
 async def _solve_rates(model: Model, asked: Sequence[Question], samples: int, seed: int) -> list[float]:
@@ -134,7 +135,7 @@ async def _out_of_distribution(model: Model, world: FactWorld, samples: int, see
     exposed = [bool(question.meta["exposures"]) for question in asked]
     rates = await _solve_rates(model, [q for q, e in zip(asked, exposed, strict=True) if e], samples, seed)
     return [
-        Gate("out of distribution: solve rate on exposed facts (T = 1)", _mean(rates), 0.6, 0.95),
+        Gate("out of distribution: solve rate on exposed facts (T = 1)", mean(rates), 0.6, 0.95),
         Gate("out of distribution: AUROC, exposed or not", auroc([p for _, p in replies], exposed) or 0.0, 0.9, 1.0),
     ]
 
@@ -155,17 +156,17 @@ async def _two_hops(model: Model, world: FactWorld, seed: int, count: int = 600)
         two = await _answers(model, asked, sources, SearchLoop(3), sampling)
         one = await _answers(model, questions(world, "test")[:count], sources, SearchLoop(3), sampling)
     return [
-        Gate("two hops: accuracy without searching (T = 1)", _mean(right for right, _ in closed), 0.0, 0.25),
+        Gate("two hops: accuracy without searching (T = 1)", mean(right for right, _ in closed), 0.0, 0.25),
         *(
-            Gate(f"two hops: {name}", _mean(steps[i] for steps in scripted), 0.95, 1.0)
+            Gate(f"two hops: {name}", mean(steps[i] for steps in scripted), 0.95, 1.0)
             for i, name in enumerate(
                 ("query for the mentor", "mentor read", "query about the mentor", "accuracy after both searches")
             )
         ),
-        Gate("two hops: accuracy in the search loop (T = 1)", _mean(right for right, _ in two), 0.1, 0.5),
-        Gate("two hops: searches in the search loop", _mean(searches for _, searches in two), 0.6, 1.4),
-        Gate("one hop: accuracy in the search loop (T = 1)", _mean(right for right, _ in one), 0.4, 0.9),
-        Gate("one hop: searches in the search loop", _mean(searches for _, searches in one), 0.4, 1.2),
+        Gate("two hops: accuracy in the search loop (T = 1)", mean(right for right, _ in two), 0.1, 0.5),
+        Gate("two hops: searches in the search loop", mean(searches for _, searches in two), 0.6, 1.4),
+        Gate("one hop: accuracy in the search loop (T = 1)", mean(right for right, _ in one), 0.4, 0.9),
+        Gate("one hop: searches in the search loop", mean(searches for _, searches in one), 0.4, 1.2),
     ]
 
 
@@ -218,8 +219,8 @@ def _judging(verdicts: Sequence[Sequence[bool | None]], solvable: Sequence[bool]
         margin = sum(vote == can for vote in votes) - sum(vote == (not can) for vote in votes)
         majority.append(0.5 if margin == 0 else float(margin > 0))
     return [
-        Gate("single judgements that are right (T = 1, held-out facts)", _mean(single), 0.58, 0.66),
-        Gate(f"majorities of {len(verdicts)} judgements that are right", _mean(majority), 0.7, 0.8),
+        Gate("single judgements that are right (T = 1, held-out facts)", mean(single), 0.58, 0.66),
+        Gate(f"majorities of {len(verdicts)} judgements that are right", mean(majority), 0.7, 0.8),
     ]
 
 
@@ -238,7 +239,7 @@ async def _generating(model: Model, world: FactWorld, seed: int, count: int = 60
     valid = [(task, kind) for task, kind in zip(tasks, kinds, strict=True) if task in known]
     return [
         Gate("made-up tasks that are well-formed", len(valid) / count, 0.95, 1.0),
-        Gate("made-up tasks of the kind asked for", _mean(known[t] == (k == KINDS[0]) for t, k in valid), 0.6, 0.8),
+        Gate("made-up tasks of the kind asked for", mean(known[t] == (k == KINDS[0]) for t, k in valid), 0.6, 0.8),
         Gate("entities in 600 made-up tasks", len({t[0] for t, _ in valid}), 150, len(world.demo_entities)),
     ]
 
@@ -246,8 +247,3 @@ async def _generating(model: Model, world: FactWorld, seed: int, count: int = 60
 async def _query(model: Model, conversation: Sequence[Message]) -> list[str]:
     (generation,) = await model.generate(conversation, sampling=Sampling(max_tokens=8, stop=("</search>",)))
     return generation.text.removesuffix("</search>").lower().split()
-
-
-def _mean(values: Iterable[float]) -> float:
-    items = list(values)
-    return sum(items) / len(items) if items else float("nan")

@@ -62,6 +62,7 @@ def smoke_config(name: str, *, seed: int = 0) -> FactWorldBaseConfig:
         "querying": 400,
         "deciding": 300,
         "generating": 300 if "generating" in _EXAMPLES[name] else 0,
+        "introspecting_last": False,
         "gated": False,
     }
     return FactWorldBaseConfig(world=world, seed=seed, **{**_EXAMPLES[name], **smaller})

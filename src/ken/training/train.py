@@ -41,6 +41,10 @@ class TrainingLog:
     alarms: list[Alarm] = field(default_factory=list)
     interrupted: bool = False
 
+    def curve(self, name: str) -> list[float]:
+        """One statistic of every step that has it."""
+        return [statistics[name] for statistics in self.history if name in statistics]
+
 
 def train(
     policy: LocalModel,
