@@ -134,10 +134,10 @@ def test_paying_for_one_verdict_trips_the_guard(bench: Any) -> None:
 
     reports: list[Any] = []
     with pytest.raises(TrainingError, match=r"stopped in round \d: nearly all tasks are judged alike"):
-        rounds(bench, each(yes), steps=15, lr=1e-3, guards=stopping(GUARDS), on_round=reports.append)
+        rounds(bench, each(yes), steps=15, lr=5e-4, guards=stopping(GUARDS), on_round=reports.append)
     assert reports[0].agreement.says_feasible < 0.9 < reports[-1].agreement.says_feasible
     assert [a.monitor.statistic for a in reports[-1].alarms] == ["one_verdict"]
-    assert reports[-1].unreadable < 0.2
+    assert reports[-1].unreadable < 0.4
 
 
 def test_a_policy_that_has_unlearnt_to_make_up_tasks_ends_the_training(bench: Any) -> None:
