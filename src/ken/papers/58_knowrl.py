@@ -44,7 +44,9 @@ class Settings(FactWorldSettings):
     each kind. label_samples: closed-book answers that tell what is truly feasible, to the evaluator and the oracle arm.
     measured: made-up tasks of the intrinsic evaluation.
 
-    kl: Reinforce++ takes it off the reward, token by token. Held-out questions are never made up: the model only makes
+    kl: Reinforce++ takes it off the reward, token by token. lr: tried on the dev questions with seed 100: at 1e-4 and
+    3e-4 judgements agree after the first round, and what follows only drifts; at 3e-5 agreement and accuracy grow from
+    round to round. Greedy thoughts, so that judgements differ in the verdict alone, gave more than sampled ones. Held-out questions are never made up: the model only makes
     up tasks about the demo entities of its pretraining.
     """
 
@@ -58,7 +60,7 @@ class Settings(FactWorldSettings):
     replayed: int = Field(default=200, ge=0)
     measured: int = Field(default=400, ge=2)
     label_samples: int = Field(default=16, ge=1)
-    lr: float = 3e-4
+    lr: float = 3e-5
     kl: float = 0.05
     greedy_thoughts: bool = True
     sft_lr: float = 3e-4
