@@ -46,8 +46,8 @@ class Settings(FactWorldSettings):
 
     kl: Reinforce++ takes it off the reward, token by token. lr: tried on the dev questions with seed 100: at 1e-4 and
     3e-4 judgements agree after the first round, and what follows only drifts; at 3e-5 agreement and accuracy grow from
-    round to round. Greedy thoughts, so that judgements differ in the verdict alone, gave more than sampled ones. Held-out questions are never made up: the model only makes
-    up tasks about the demo entities of its pretraining.
+    round to round. Greedy thoughts, so that judgements differ in the verdict alone, gave more than sampled ones.
+    Held-out questions are never made up: the model only makes up tasks about the demo entities of its pretraining.
     """
 
     base: FactWorldBaseConfig = variant_config("introspection")
