@@ -215,8 +215,8 @@ def test_what_is_computed_in_traces_is_right(world: CalculationWorld, small: Any
 def test_a_smoke_build_takes_seconds_is_cached_and_unfit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from ken.models.conversation import Message
     from ken.models.local import LocalModel
-    from ken.training.calculation_base import CONTROLS, built, encode, smoke_config, traces
-    from ken.training.lab_checkpoint import read_checkpoint
+    from ken.training.calculation_base import CONTROLS, encode, smoke_config, traces
+    from ken.training.lab_checkpoint import built, read_checkpoint
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     config = smoke_config()
@@ -241,13 +241,13 @@ def test_a_smoke_build_takes_seconds_is_cached_and_unfit(tmp_path: Path, monkeyp
 
 
 def test_a_build_touches_no_folder_that_holds_something_else(tmp_path: Path) -> None:
-    from ken.training.calculation_base import recipe, smoke_config
+    from ken.training.calculation_base import smoke_config
     from ken.training.lab_checkpoint import build_checkpoint
 
     (tmp_path / "letters.txt").write_text("mine")
     config = smoke_config()
     with pytest.raises(BadInput, match="choose another"):
-        build_checkpoint("calculation", config, recipe(config), tmp_path)
+        build_checkpoint(config, tmp_path)
 
 
 # --- the gates ---

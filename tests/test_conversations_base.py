@@ -23,14 +23,13 @@ from ken.sources.search.ranks import RankService
 from ken.training.conversations_base import (
     MAX_TOKENS,
     build_tokenizer,
-    built,
     habit,
     pretraining_stages,
     smoke_config,
     weak_rewrite,
     world_index,
 )
-from ken.training.lab_checkpoint import read_checkpoint
+from ken.training.lab_checkpoint import built, read_checkpoint
 from ken.training.sft import SFTConfig, sft
 from ken.training.warm_up import WarmUp, self_driven_warm_up
 

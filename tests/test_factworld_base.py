@@ -19,7 +19,6 @@ from ken.training.factworld_base import (  # noqa: E402
     FactWorldBaseConfig,
     build_tokenizer,
 )
-from ken.training.factworld_build import NAME, recipe  # noqa: E402
 from ken.training.factworld_examples import (  # noqa: E402
     closed_book,
     deciding,
@@ -111,7 +110,7 @@ def test_the_prompt_of_an_example_is_what_the_model_will_be_given(
 ) -> None:
     from ken.agents.instructions import CLOSED
 
-    untrained_llama(SMALL, tokenizer, name=NAME).save_pretrained(tmp_path)
+    untrained_llama(SMALL, tokenizer).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     model = LocalModel(tmp_path, control_tokens=True)
     fact = next(fact for fact in world.facts if fact.exposures)
@@ -121,7 +120,7 @@ def test_the_prompt_of_an_example_is_what_the_model_will_be_given(
 
 
 def test_the_loss_is_the_cross_entropy_of_the_learnt_tokens_alone(tokenizer: Any) -> None:
-    model = untrained_llama(SMALL, tokenizer, name=NAME)
+    model = untrained_llama(SMALL, tokenizer)
     ids = (1, 4, 30, 31, 32, 33, 2)
     learn = (False, False, False, True, True, False, True)
     short = Example((1, 4, 30, 2), (False, False, False, True))
@@ -135,7 +134,7 @@ def test_the_loss_is_the_cross_entropy_of_the_learnt_tokens_alone(tokenizer: Any
 
 
 def test_pretraining_overfits_ten_examples(world: FactWorld, tokenizer: Any) -> None:
-    model = untrained_llama(SMALL, tokenizer, name=NAME)
+    model = untrained_llama(SMALL, tokenizer)
     ten = list({e.ids: e for e in encode(list(closed_book(world)), tokenizer)}.values())[:10]
     losses: list[float] = []
     settings = PretrainingConfig(batch=10, warmup=10)
@@ -145,21 +144,21 @@ def test_pretraining_overfits_ten_examples(world: FactWorld, tokenizer: Any) -> 
 
 
 def test_the_same_seed_builds_the_same_checkpoint(tmp_path: Path) -> None:
-    manifests = [build_checkpoint(NAME, SMALL, recipe(SMALL), tmp_path / name) for name in ("a", "b")]
+    manifests = [build_checkpoint(SMALL, tmp_path / name) for name in ("a", "b")]
     a, b = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("a", "b"))
     assert a == b
     assert manifests[0].gates == manifests[1].gates == read_checkpoint(tmp_path / "a").gates
 
 
 def test_an_interrupted_build_leaves_the_old_checkpoint(tmp_path: Path) -> None:
-    build_checkpoint(NAME, SMALL, recipe(SMALL), tmp_path / "model")
+    build_checkpoint(SMALL, tmp_path / "model")
     before = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}
 
     def interrupt(step: int, steps: int, loss: float) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        build_checkpoint(NAME, SMALL, recipe(SMALL), tmp_path / "model", on_step=interrupt)
+        build_checkpoint(SMALL, tmp_path / "model", on_step=interrupt)
     assert {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
@@ -167,7 +166,7 @@ def test_an_interrupted_build_leaves_the_old_checkpoint(tmp_path: Path) -> None:
 def test_a_build_touches_no_folder_that_holds_something_else(tmp_path: Path) -> None:
     (tmp_path / "letters.txt").write_text("mine")
     with pytest.raises(BadInput, match="choose another"):
-        build_checkpoint(NAME, SMALL, recipe(SMALL), tmp_path)
+        build_checkpoint(SMALL, tmp_path)
     assert (tmp_path / "letters.txt").read_text() == "mine"
 
 

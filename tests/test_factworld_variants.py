@@ -16,13 +16,12 @@ from ken.core import Answer, BadInput, Search, TrainingError  # noqa: E402
 from ken.lab import FactWorld  # noqa: E402
 from ken.lab.factworld import MENTOR, VARIANTS  # noqa: E402
 from ken.lab.render import two_hop_questions  # noqa: E402
-from ken.training import factworld_build  # noqa: E402
+from ken.training import factworld_gates  # noqa: E402
 from ken.training.factworld_base import (  # noqa: E402
     GENERATE,
     FactWorldBaseConfig,
     build_tokenizer,
 )
-from ken.training.factworld_build import NAME, built  # noqa: E402
 from ken.training.factworld_examples import (  # noqa: E402
     deciding,
     generating,
@@ -33,7 +32,7 @@ from ken.training.factworld_examples import (  # noqa: E402
     task_prompt,
 )
 from ken.training.factworld_variants import smoke_config, variant_config  # noqa: E402
-from ken.training.lab_checkpoint import Gate, checkpoint_folder, is_checkpoint  # noqa: E402
+from ken.training.lab_checkpoint import Gate, built, checkpoint_folder, is_checkpoint  # noqa: E402
 from ken.training.lab_tokenizer import (  # noqa: E402
     EOS,
     encode,
@@ -66,9 +65,7 @@ def document_of(entity: str, information: str) -> str:
 
 def test_the_plain_variant_is_the_model_that_ships() -> None:
     assert variant_config("plain") == FactWorldBaseConfig()
-    names = [
-        checkpoint_folder(NAME, config(name)).name for name in VARIANTS for config in (variant_config, smoke_config)
-    ]
+    names = [checkpoint_folder(config(name)).name for name in VARIANTS for config in (variant_config, smoke_config)]
     assert len(set(names)) == len(names)
     for name in VARIANTS:
         config = variant_config(name, seed=3)
@@ -226,7 +223,7 @@ def test_a_base_model_is_built_once_and_then_taken_from_the_cache(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     steps: list[int] = []
     folder = built(TINY, on_step=lambda step, total, loss: steps.append(step))
-    assert folder == checkpoint_folder(NAME, TINY)
+    assert folder == checkpoint_folder(TINY)
     assert steps
     steps.clear()
     assert built(TINY, on_step=lambda step, total, loss: steps.append(step)) == folder
@@ -265,13 +262,13 @@ def test_a_model_that_fails_a_gate_is_refused_unless_it_is_asked_for(
         return [Gate("reported", 9.0, 0.0, 1.0, gating=False), Gate("reading", 0.3, 0.95, 1.0)]
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(factworld_build, "measure_gates", failing)
+    monkeypatch.setattr(factworld_gates, "measure_gates", failing)
     config = TINY.model_copy(update={"gated": True})
     with pytest.raises(TrainingError, match=r"not fit for experiments \(reading: 0.300, wanted 0.95 to 1\)"):
         built(config)
     with pytest.raises(TrainingError, match="another seed"):
         built(config, on_step=lambda step, total, loss: pytest.fail("it was built before"))
-    assert built(config, unfit_ok=True) == checkpoint_folder(NAME, config)
+    assert built(config, unfit_ok=True) == checkpoint_folder(config)
 
 
 def test_variants_are_written_with_their_questions(tmp_path: Path) -> None:

@@ -182,10 +182,11 @@ def test_every_world_has_a_base_model_and_only_factworld_has_variants() -> None:
     from ken.training.lab_bases import lab_base
 
     for world in ("factworld", "calculation", "conversations", "multihop"):
-        config, _ = lab_base(world, seed=3)
+        config = lab_base(world, seed=3)
+        assert config.called == world
         assert config.seed == config.world.seed == 3  # type: ignore[attr-defined]
         assert config.gated
-    assert lab_base("factworld", variant="ood")[0] != lab_base("factworld")[0]
+    assert lab_base("factworld", variant="ood") != lab_base("factworld")
     with pytest.raises(BadInput, match="no world 'atlantis'; choose from factworld, calculation"):
         lab_base("atlantis")
     with pytest.raises(BadInput, match="leave --variant out for multihop"):

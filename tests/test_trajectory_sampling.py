@@ -194,7 +194,7 @@ def test_there_is_one_row_per_step_and_each_continues_the_last(world: MultiHopWo
 def test_a_pupil_learns_what_the_teacher_wrote_and_nothing_else(world: MultiHopWorld, tmp_path: Path) -> None:
     tokenizer = build_tokenizer(world)
     small = MultiHopBaseConfig(hidden_size=32, layers=1, heads=2, intermediate_size=32)
-    model = untrained_llama(small, tokenizer, name="pupil")
+    model = untrained_llama(small, tokenizer)
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     pupil = LocalModel(tmp_path, device="cpu", control_tokens=True)

@@ -42,17 +42,11 @@ def build(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from ken.training.lab_bases import lab_base
-    from ken.training.lab_checkpoint import (
-        build_checkpoint,
-        cached_checkpoint,
-        checkpoint_folder,
-        is_checkpoint,
-        read_checkpoint,
-    )
+    from ken.training.lab_checkpoint import build_checkpoint, built, checkpoint_folder, is_checkpoint, read_checkpoint
 
     torch.set_num_threads(threads)
-    config, recipe = lab_base(world, variant=variant, seed=seed)
-    folder = out or checkpoint_folder(world, config)
+    config = lab_base(world, variant=variant, seed=seed)
+    folder = out or checkpoint_folder(config)
     if out is None and is_checkpoint(config, folder):
         typer.echo(f"{folder} was built before; use it as --model lab/{folder}")
         manifest = read_checkpoint(folder)
@@ -72,9 +66,9 @@ def build(
                 bar.update(task, completed=step, total=steps, loss=f"{loss:.3f}")
 
             if out:
-                manifest = build_checkpoint(world, config, recipe(), out, on_step=on_step)
+                manifest = build_checkpoint(config, out, on_step=on_step)
             else:
-                manifest = read_checkpoint(cached_checkpoint(world, config, recipe, on_step=on_step, unfit_ok=True))
+                manifest = read_checkpoint(built(config, on_step=on_step, unfit_ok=True))
         typer.echo(
             f"{folder}: {manifest.parameters:,} parameters, {manifest.tokens:,} tokens in {manifest.seconds:.0f} s"
         )

@@ -28,11 +28,11 @@ from ken.sources.search.ranks import RankService, admit
 from ken.training.conversations_base import (
     MAX_TOKENS,
     ConversationsBaseConfig,
-    built,
     demonstration,
     smoke_config,
     world_index,
 )
+from ken.training.lab_checkpoint import built
 from ken.training.rewards.ranked import Ranked
 from ken.training.rewards.ranking import Rank, mrr, ndcg, rank_incentive, recall
 from ken.training.rl_config import RLConfig

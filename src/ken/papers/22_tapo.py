@@ -24,8 +24,9 @@ from ken.papers.catalogue import entry
 from ken.papers.paper import Arm, Claim, Metrics, Paper, gap
 from ken.sources import Sources
 from ken.sources.tools.arithmetic import Arithmetic
-from ken.training.calculation_base import CalculationBaseConfig, built, smoke_config
+from ken.training.calculation_base import CalculationBaseConfig, smoke_config
 from ken.training.calculation_gates import MAX_TOKENS, MAX_TURNS, open_documents
+from ken.training.lab_checkpoint import built
 from ken.training.monitors import DEFAULTS, Monitor
 from ken.training.rewards.tool_bonus import tool_bonus
 from ken.training.rewards.tools import accuracy, answer_score

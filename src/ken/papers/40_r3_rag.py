@@ -30,7 +30,8 @@ from ken.sources.search.index import Index
 from ken.sources.search.ngrams import NgramRetriever
 from ken.sources.search.retriever import IndexRetriever
 from ken.training.judges import RuleJudge, judge_attempts, step_reward
-from ken.training.multihop_base import MultiHopBaseConfig, built, smoke_config
+from ken.training.lab_checkpoint import built
+from ken.training.multihop_base import MultiHopBaseConfig, smoke_config
 from ken.training.multihop_teacher import MultiHopTeacher, TeacherConfig
 from ken.training.rewards.steps import Variant
 from ken.training.rl_config import RLConfig

@@ -29,7 +29,6 @@ from ken.papers.factworld_bench import (
 )
 from ken.papers.paper import Arm, Arms, Claim, Metrics, Paper, gap
 from ken.training.factworld_base import FactWorldBaseConfig
-from ken.training.factworld_build import NAME as WORLD
 from ken.training.factworld_variants import smoke_config, variant_config
 from ken.training.gate import fit_gate
 from ken.training.lab_checkpoint import checkpoint_folder
@@ -135,7 +134,7 @@ def prepare(settings: Settings, seed: int) -> Bench:
 def probe(s: Settings, world: FactWorldBench, policy: LocalModel, asked: Sequence[Question]) -> dict[str, float]:
     """Question id → share of closed-book samples that were right, kept beside the base models by weights and seed."""
     sampling = Sampling(temperature=1.0, max_tokens=MAX_TOKENS, seed=derive_seed("knowledge probe", world.seed))
-    kept = checkpoint_folder(WORLD, s.base).with_suffix(".probes.jsonl")
+    kept = checkpoint_folder(s.base).with_suffix(".probes.jsonl")
     measured = run(
         measure_solve_rates(policy, asked, samples=s.probe, matcher=exact_match, sampling=sampling, cache=kept)
     )

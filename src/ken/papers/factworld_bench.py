@@ -28,8 +28,7 @@ from ken.sources import Sources
 from ken.sources.search.index import Index
 from ken.sources.search.retriever import IndexRetriever
 from ken.training.factworld_base import FactWorldBaseConfig
-from ken.training.factworld_build import built
-from ken.training.lab_checkpoint import is_checkpoint
+from ken.training.lab_checkpoint import built, is_checkpoint
 from ken.training.labels.solve_rate import SolveRates, measure_solve_rates
 from ken.training.rl_config import RLConfig
 from ken.training.rollouts import Reward, Task, Unit

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,11 +36,9 @@ from ken.lab.calculation import (
 from ken.sources.tools.python import UNPRINTED
 from ken.sources.tools.search_tool import NOTHING
 from ken.training.factworld_base import CHAT_TEMPLATE
-from ken.training.lab_checkpoint import LabBaseConfig, OnStep, Recipe, cached_checkpoint
+from ken.training.lab_checkpoint import LabBaseConfig, Recipe
 from ken.training.lab_tokenizer import BOS, EOS, PAD, UNKNOWN, Piece, encode, fast_tokenizer
 from ken.training.pretraining import Example
-
-NAME = "calculation"
 
 TAGS = [f"<{slash}{tag}>" for tag in ("think", "search", "code", "response", "answer") for slash in ("", "/")]
 VARIANTS: dict[tuple[str, ...], str] = {
@@ -64,6 +61,8 @@ class CalculationBaseConfig(LabBaseConfig):
     enabled: how often each of the four prompts is shown: none, search, code, both.
     """
 
+    called = "calculation"
+
     world: CalculationWorldConfig = CalculationWorldConfig()
     context: int = 256
     exposures: int = Field(default=20, ge=0)
@@ -72,6 +71,14 @@ class CalculationBaseConfig(LabBaseConfig):
     chains: int = Field(default=12_000, ge=0)
     sums: int = Field(default=4_000, ge=0)
     enabled: tuple[float, float, float, float] = (0.15, 0.15, 0.15, 0.55)
+
+    def recipe(self) -> Recipe:
+        """How the model is made and measured."""
+        from ken.training.calculation_gates import measure_gates
+
+        world = CalculationWorld(self.world)
+        tokenizer = build_tokenizer(world)
+        return Recipe(tokenizer, pretraining_stages(self, world, tokenizer), lambda model: measure_gates(model, world))
 
 
 def smoke_config() -> CalculationBaseConfig:
@@ -334,19 +341,3 @@ def _imagined(entity: Entity, world: CalculationWorld, rng: np.random.Generator)
 def _enabled(config: CalculationBaseConfig, rng: np.random.Generator) -> tuple[str, ...]:
     variants = list(VARIANTS)
     return variants[int(rng.choice(len(variants), p=config.enabled))]
-
-
-def recipe(config: CalculationBaseConfig) -> Recipe:
-    """How the base model is made and measured."""
-    from ken.training.calculation_gates import measure_gates
-
-    world = CalculationWorld(config.world)
-    tokenizer = build_tokenizer(world)
-    return Recipe(tokenizer, pretraining_stages(config, world, tokenizer), lambda model: measure_gates(model, world))
-
-
-def built(
-    config: CalculationBaseConfig, *, on_step: OnStep = lambda step, steps, loss: None, unfit_ok: bool = False
-) -> Path:
-    """The folder of the base model with this config; see `cached_checkpoint`."""
-    return cached_checkpoint(NAME, config, lambda: recipe(config), on_step=on_step, unfit_ok=unfit_ok)

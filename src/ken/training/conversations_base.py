@@ -31,11 +31,10 @@ from ken.models.local import LocalModel
 from ken.sources import Sources
 from ken.sources.search.index import Index
 from ken.sources.search.ranks import RankService
-from ken.training.lab_checkpoint import Gate, LabBaseConfig, OnStep, Recipe, cached_checkpoint
+from ken.training.lab_checkpoint import Gate, LabBaseConfig, Recipe
 from ken.training.lab_tokenizer import BOS, EOS, PAD, UNKNOWN, Piece, encode, fast_tokenizer
 from ken.training.pretraining import Example
 
-NAME = "conversations"
 LINE = "\n"
 TAGS = [f"<{slash}{tag}>" for tag in ("context", "think", "rewrite") for slash in ("", "/")]
 MARKS = [*(f"{letter}{number}" for letter in "QA" for number in range(1, 10)), "Query", ":"]
@@ -51,6 +50,8 @@ class ConversationsBaseConfig(LabBaseConfig):
     beyond chance. readings: how often every passage is read.
     """
 
+    called = "conversations"
+
     world: ConversationWorldConfig = ConversationWorldConfig()
     context: int = 256
     habits: int = Field(default=24_000, ge=1)
@@ -58,19 +59,11 @@ class ConversationsBaseConfig(LabBaseConfig):
     fits: float = Field(default=0.55, ge=0, le=1)
     most_added: int = Field(default=3, ge=0)
 
-
-def recipe(config: ConversationsBaseConfig) -> Recipe:
-    """How the base model is made and measured."""
-    world = ConversationWorld(config.world)
-    tokenizer = build_tokenizer(world)
-    return Recipe(tokenizer, pretraining_stages(config, world, tokenizer), lambda model: measure_gates(model, world))
-
-
-def built(
-    config: ConversationsBaseConfig, *, on_step: OnStep = lambda step, steps, loss: None, unfit_ok: bool = False
-) -> Path:
-    """The folder of the base model with this config; see `cached_checkpoint`."""
-    return cached_checkpoint(NAME, config, lambda: recipe(config), on_step=on_step, unfit_ok=unfit_ok)
+    def recipe(self) -> Recipe:
+        """How the model is made and measured."""
+        world = ConversationWorld(self.world)
+        tokenizer = build_tokenizer(world)
+        return Recipe(tokenizer, pretraining_stages(self, world, tokenizer), lambda model: measure_gates(model, world))
 
 
 def smoke_config() -> ConversationsBaseConfig:

@@ -26,7 +26,7 @@ from ken.agents.instructions import (
 )
 from ken.lab.factworld import FactWorld, FactWorldConfig
 from ken.models.conversation import Instruction
-from ken.training.lab_checkpoint import LabBaseConfig
+from ken.training.lab_checkpoint import LabBaseConfig, Recipe
 from ken.training.lab_tokenizer import BOS, EOS, PAD, UNKNOWN, fast_tokenizer
 
 TAGS = [f"<{slash}{tag}>" for tag in ("think", "search", "information", "answer", "assessment") for slash in ("", "/")]
@@ -74,6 +74,8 @@ class FactWorldBaseConfig(LabBaseConfig):
     else among them.
     """
 
+    called = "factworld"
+
     world: FactWorldConfig = FactWorldConfig()
     reading: int = 22_000
     reading_first: int = 10_000
@@ -88,6 +90,16 @@ class FactWorldBaseConfig(LabBaseConfig):
     generated_right: float = Field(default=0.7, ge=0, le=1)
     introspecting_last: bool = False
     rehearsed: int = Field(default=0, ge=0)
+
+    def recipe(self) -> Recipe:
+        """How the model is made and measured."""
+        from ken.training.factworld_examples import pretraining_stages
+        from ken.training.factworld_gates import measure_gates
+
+        world, introspective = FactWorld(self.world), self.generating > 0
+        tokenizer = build_tokenizer(world, generating=introspective)
+        stages = pretraining_stages(self, world, tokenizer)
+        return Recipe(tokenizer, stages, lambda model: measure_gates(model, world, introspective=introspective))
 
 
 def build_tokenizer(world: FactWorld, *, generating: bool = False) -> Any:

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from filelock import FileLock
@@ -38,7 +38,11 @@ class LabBaseConfig(Frozen):
     context: longest sequence, in tokens. init: standard deviation of the initial weights. batch, lr, weight_decay,
     warmup, optimizer: as of `PretrainingConfig`. seed: of the initial weights and of the examples. gated: whether the
     model is measured, and refused where it is not fit for experiments.
+
+    called: the world's name.
     """
+
+    called: ClassVar[str]
 
     hidden_size: int = Field(default=128, ge=8)
     layers: int = Field(default=4, ge=1)
@@ -53,6 +57,10 @@ class LabBaseConfig(Frozen):
     optimizer: Literal["adamw", "muon"] = "muon"
     seed: int = 0
     gated: bool = True
+
+    def recipe(self) -> Recipe:
+        """How the model is made and measured."""
+        raise NotImplementedError
 
     @property
     def pretraining(self) -> PretrainingConfig:
@@ -111,34 +119,27 @@ class Recipe:
     measure: Callable[[LocalModel], Awaitable[Sequence[Gate]]]
 
 
-def checkpoint_folder(world: str, config: LabBaseConfig) -> Path:
+def checkpoint_folder(config: LabBaseConfig) -> Path:
     """Where a build with this config is kept: `$XDG_CACHE_HOME/ken/lab/WORLD-HASH`."""
     key = hashlib.blake2b(config.model_dump_json().encode(), digest_size=6).hexdigest()
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return root / "ken" / "lab" / f"{world}-{key}"
+    return root / "ken" / "lab" / f"{config.called}-{key}"
 
 
-def cached_checkpoint(
-    world: str,
-    config: LabBaseConfig,
-    recipe: Callable[[], Recipe],
-    *,
-    on_step: OnStep = lambda step, steps, loss: None,
-    unfit_ok: bool = False,
-) -> Path:
+def built(config: LabBaseConfig, *, on_step: OnStep = lambda step, steps, loss: None, unfit_ok: bool = False) -> Path:
     """The folder of the base model with this config: from the cache, or built now (minutes on two cores). on_step: as
     in `build_checkpoint`.
 
     Safe when several processes ask at once: one builds, the others wait. unfit_ok: also return a model that failed a
     gate, for which `TrainingError` is raised otherwise.
     """
-    folder = checkpoint_folder(world, config)
+    folder = checkpoint_folder(config)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f".{folder.name}.lock")):
         if is_checkpoint(config, folder):
             manifest = read_checkpoint(folder)
         else:
-            manifest = build_checkpoint(world, config, recipe(), folder, on_step=on_step)
+            manifest = build_checkpoint(config, folder, on_step=on_step)
     if manifest.failed and not unfit_ok:
         first = manifest.failed[0]
         raise TrainingError(
@@ -149,18 +150,19 @@ def cached_checkpoint(
 
 
 def build_checkpoint(
-    world: str, config: LabBaseConfig, recipe: Recipe, out: Path, *, on_step: OnStep = lambda step, steps, loss: None
+    config: LabBaseConfig, out: Path, *, on_step: OnStep = lambda step, steps, loss: None
 ) -> Checkpoint:
-    """Pretrain by `recipe` and save to `out` (float16 weights), replacing a checkpoint that is there once the new one
-    is whole.
+    """Pretrain by the config's recipe and save to `out` (float16 weights), replacing a checkpoint that is there once
+    the new one is whole.
 
     on_step: called with (step, steps, loss in nats). Minutes on two cores. Raises `BadInput` when `out` holds something
     else.
     """
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / MANIFEST).is_file())):
         raise BadInput(f"{out} exists and holds no lab checkpoint; choose another --out")
+    recipe = config.recipe()
     tokenizer, stages = recipe.tokenizer, recipe.stages
-    model = untrained_llama(config, tokenizer, name=f"{world} base")
+    model = untrained_llama(config, tokenizer)
     seconds = pretrain(model, stages, config.pretraining, pad_id=tokenizer.pad_token_id, on_step=on_step)
     temporary = out.with_name(f".{out.name}.{os.getpid()}")
     logging.disable_progress_bar()
@@ -169,7 +171,7 @@ def build_checkpoint(
         tokenizer.save_pretrained(temporary)
         gates = asyncio.run(_measured(recipe, temporary)) if config.gated else []
         manifest = Checkpoint(
-            world=world,
+            world=config.called,
             config=config.model_dump(mode="json"),
             gates=tuple(gates),
             parameters=sum(parameter.numel() for parameter in model.parameters()),
@@ -199,15 +201,15 @@ def is_checkpoint(config: LabBaseConfig, folder: Path) -> bool:
         return False
 
 
-def untrained_llama(config: LabBaseConfig, tokenizer: Any, *, name: str) -> Any:
-    """A Llama with tied embeddings, initialised from the config's seed and `name`.
+def untrained_llama(config: LabBaseConfig, tokenizer: Any) -> Any:
+    """A Llama with tied embeddings, initialised from the config's seed.
 
     The cards name Qwen2, which differs by its attention biases; but transformers 5 gives every Qwen2 folder Qwen2's own
     byte-level tokenizer, whatever its tokenizer.json says, and leaves Llama's alone.
     """
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    torch.manual_seed(derive_seed(name, config.seed) % 2**31)
+    torch.manual_seed(derive_seed(f"{config.called} base", config.seed) % 2**31)
     model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,11 +32,9 @@ from ken.core.seeding import derive_seed
 from ken.lab.multihop import Link, MultiHopConfig, MultiHopWorld, ask_chain, compare, document, random_pages
 from ken.models import Message, Model
 from ken.training.factworld_base import TAGS
-from ken.training.lab_checkpoint import Gate, LabBaseConfig, OnStep, Recipe, cached_checkpoint
+from ken.training.lab_checkpoint import Gate, LabBaseConfig, Recipe
 from ken.training.lab_tokenizer import BOS, EOS, PAD, UNKNOWN, Piece, encode, fast_tokenizer
 from ken.training.pretraining import Example
-
-NAME = "multihop"
 
 MARKERS = [QUESTION, ANALYSIS, QUERY, ANSWER, DOCUMENTS, *(STEP.format(i) for i in range(1, MOST_STEPS + 1))]
 CONTROLS = [CLOSED.token, READ.token, STEPS.token]
@@ -55,6 +52,8 @@ class MultiHopBaseConfig(LabBaseConfig):
     asked: questions about them.
     """
 
+    called = "multihop"
+
     world: MultiHopConfig = MultiHopConfig()
     context: int = 640
     copying: int = 12_800
@@ -63,6 +62,12 @@ class MultiHopBaseConfig(LabBaseConfig):
     documents: tuple[float, ...] = (0.35, 0.4, 0.15, 0.1)
     asked: int = 8
 
+    def recipe(self) -> Recipe:
+        """How the model is made and measured."""
+        world = MultiHopWorld(self.world)
+        tokenizer = build_tokenizer(world)
+        return Recipe(tokenizer, pretraining_stages(self, world, tokenizer), lambda model: measure_gates(model, world))
+
 
 def smoke_config(*, seed: int = 0) -> MultiHopBaseConfig:
     """The same kind of base model in a small world, built in seconds. It speaks the formats and reads badly, and its
@@ -70,20 +75,6 @@ def smoke_config(*, seed: int = 0) -> MultiHopBaseConfig:
     world = MultiHopConfig(entities=60, train=60, test=30, held_out=0.4, seed=seed)
     sizes: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "layers": 2, "heads": 2}
     return MultiHopBaseConfig(world=world, seed=seed, copying=600, reading=300, closed=30, gated=False, **sizes)
-
-
-def built(
-    config: MultiHopBaseConfig, *, on_step: OnStep = lambda step, steps, loss: None, unfit_ok: bool = False
-) -> Path:
-    """The folder of the base model with this config; see `cached_checkpoint`."""
-    return cached_checkpoint(NAME, config, lambda: recipe(config), on_step=on_step, unfit_ok=unfit_ok)
-
-
-def recipe(config: MultiHopBaseConfig) -> Recipe:
-    """How the base model is made and measured."""
-    world = MultiHopWorld(config.world)
-    tokenizer = build_tokenizer(world)
-    return Recipe(tokenizer, pretraining_stages(config, world, tokenizer), lambda model: measure_gates(model, world))
 
 
 def build_tokenizer(world: MultiHopWorld) -> Any:
