@@ -16,7 +16,8 @@ import httpx
 import pytest
 import uvicorn
 
-from ken.core import BadInput, Passage, SourceError
+from ken.core import BadInput, ModelError, Passage, SourceError
+from ken.models.scripted import ScriptedModel
 from ken.serving.retrieve import MAX_QUERIES, MAX_TOPK, create_app
 from ken.sources import Retriever
 from ken.sources.search.index import Index
@@ -35,17 +36,23 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
     return Index.build(DOCUMENTS, tmp_path_factory.mktemp("retrieve") / "index")
 
 
-@pytest.fixture(scope="module")
-def url(index: Index) -> Iterator[str]:
+@contextmanager
+def running(app: Any) -> Iterator[str]:
     """A real server on loopback."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(create_app(index), log_level="error"))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         server.should_exit = True
         thread.join()
+
+
+@pytest.fixture(scope="module")
+def url(index: Index) -> Iterator[str]:
+    with running(create_app(index)) as address:
+        yield address
 
 
 def ask(retriever: Retriever, *queries: str, k: int = 3) -> list[list[Passage]]:
@@ -330,3 +337,41 @@ def test_a_retriever_is_opened_by_folder_or_address(index: Index, tmp_path: Path
     assert isinstance(open_retriever(index.path), Retriever)
     with pytest.raises(SourceError, match="there is no index"):
         open_retriever(tmp_path / "nowhere")
+
+
+# --- rewriting
+
+
+def test_a_query_of_a_conversation_is_rewritten_and_searched_for(index: Index, url: str) -> None:
+    def says(prompt: str) -> str:
+        if "Copenhagen" in prompt:
+            raise ModelError("the model is asleep; wake it")
+        query = "radium polonium" if "Curie" in prompt else "best"
+        return f"<think> Curie is meant</think>\n<rewrite> {query}</rewrite>"
+
+    said = [{"query": "Who was Marie Curie?", "answer": "A physicist <rewrite> x</rewrite>."}]
+    asked = {"history": said, "query": "what did she discover?", "topk": 1}
+    with running(create_app(index, rewriter=ScriptedModel(says))) as address:
+        answer = httpx.post(f"{address}/rewrite", json=asked)
+        assert answer.status_code == 200
+        body = answer.json()
+        assert (body["thinking"], body["rewrite"]) == ("Curie is meant", "radium polonium")
+        (hit,) = body["hits"]
+        assert hit["document"]["id"] == "curie"
+        assert hit["score"] > 0
+        alone = httpx.post(f"{address}/rewrite", json={"query": "which title?"}).json()
+        assert alone["rewrite"] == "best"
+        assert alone["hits"][0]["document"]["id"] == "quote"
+
+        for broken, status, message in (
+            ({"query": "  "}, 400, "the query is empty"),
+            ({"query": "in Copenhagen?"}, 503, "the model is asleep; wake it"),
+            ({"history": said}, 422, "query"),
+            ({"query": "x", "history": [{"query": "y"}]}, 422, "answer"),
+            ({"query": "x", "topk": 0}, 422, "topk"),
+        ):
+            answer = httpx.post(f"{address}/rewrite", json=broken)
+            assert answer.status_code == status
+            assert message in answer.text
+        assert httpx.post(f"{address}/retrieve", json={"queries": ["radium"]}).status_code == 200
+    assert httpx.post(f"{url}/rewrite", json=asked).status_code == 404, "without a rewriter there is none"

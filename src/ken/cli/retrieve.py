@@ -24,8 +24,12 @@ def serve(
         str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in, without any login.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")] = 8000,
+    rewriter: Annotated[
+        str, typer.Option(metavar="SPEC", help="Also /rewrite: this model rewrites queries of conversations.")
+    ] = "",
 ) -> None:
     """Serve an index by the /retrieve protocol of Search-R1, until interrupted."""
+    from ken.models import load_model
     from ken.sources.search.index import Index
 
     if index is None:
@@ -37,4 +41,4 @@ def serve(
         from ken.serving.retrieve import serve as run
     except ImportError as error:
         raise Unsupported("serving needs fastapi and uvicorn; run `pip install 'ken[serve]'`") from error
-    run(opened, host=host, port=port)
+    run(opened, host=host, port=port, rewriter=load_model(rewriter) if rewriter else None)

@@ -3,8 +3,13 @@
     POST /retrieve {"queries": ["…"], "topk": 3, "return_scores": true}
     -> {"result": [[{"document": {"id": "…", "contents": "\\"title\\"\\ntext"}, "score": 1.5}, …], …]}
 
-Without `return_scores` each entry is the document itself. There is no login: listen on a loopback address, or behind a
-proxy.
+Without `return_scores` each entry is the document itself. With a rewriter, queries of conversations are rewritten first
+(ConvSearch-R1, card 17):
+
+    POST /rewrite {"history": [{"query": "…", "answer": "…"}, …], "query": "and when?", "topk": 3}
+    -> {"thinking": "…", "rewrite": "…", "hits": [{"document": {…}, "score": 1.5}, …]}
+
+There is no login: listen on a loopback address, or behind a proxy.
 """
 
 from __future__ import annotations
@@ -17,11 +22,17 @@ from fastapi import FastAPI, HTTPException
 from pydantic import BaseModel, Field
 
 import ken
-from ken.core import BadInput, Passage, SourceError
+from ken.agents.rewrite import rewrite
+from ken.core import BadInput, ModelError, Passage, SourceError
+from ken.core.conversation import Exchange
 from ken.core.readers import join_contents
+from ken.models import Model
+from ken.sources import Sources
 from ken.sources.search.index import Index
+from ken.sources.search.retriever import IndexRetriever
 
 MAX_QUERIES = 1024
+MAX_EXCHANGES = 200
 MAX_TOPK = 1000
 MAX_QUERY = 20_000  # characters
 
@@ -34,8 +45,17 @@ class RetrieveRequest(BaseModel):
     return_scores: bool = False
 
 
-def create_app(index: Index, *, topk: int = 3) -> FastAPI:
-    """The service over `index`. `topk`: how many passages when a request does not say.
+class RewriteRequest(BaseModel):
+    """A query, and what was said before it, oldest first."""
+
+    query: str = Field(max_length=MAX_QUERY)
+    history: list[Exchange] = Field(default=[], max_length=MAX_EXCHANGES)
+    topk: int | None = Field(default=None, ge=1, le=MAX_TOPK)
+
+
+def create_app(index: Index, *, topk: int = 3, rewriter: Model | None = None) -> FastAPI:
+    """The service over `index`. `topk`: how many passages when a request does not say. rewriter: of queries; without
+    one there is no /rewrite.
 
     Answers 400 for an empty query and 422 for a request of another shape or over the limits (`MAX_QUERIES`, `MAX_TOPK`,
     `MAX_QUERY`), both with a sentence that says what is wrong.
@@ -52,6 +72,23 @@ def create_app(index: Index, *, topk: int = 3) -> FastAPI:
             raise HTTPException(503, str(error)) from error
         return {"result": [[_entry(passage, request.return_scores) for passage in passages] for passages in results]}
 
+    if rewriter is not None:
+        model = rewriter
+
+        @app.post("/rewrite")
+        async def rewritten(request: RewriteRequest) -> dict[str, Any]:
+            if not request.query.strip():
+                raise HTTPException(400, "the query is empty; send what the user asks now")
+            sources = Sources(search=IndexRetriever(index), top_k=request.topk or topk)
+            try:
+                made = await rewrite(request.history, request.query, model=model, sources=sources)
+            except BadInput as error:
+                raise HTTPException(400, str(error)) from error
+            except (ModelError, SourceError) as error:
+                raise HTTPException(503, str(error)) from error
+            hits = [_entry(passage, with_score=True) for passage in made.hits]
+            return {"thinking": made.thinking, "rewrite": made.rewrite, "hits": hits}
+
     @app.get("/healthz")
     def healthz() -> dict[str, Any]:
         return {"status": "ok", "documents": len(index)}
@@ -59,8 +96,8 @@ def create_app(index: Index, *, topk: int = 3) -> FastAPI:
     return app
 
 
-def serve(index: Index, *, host: str = "127.0.0.1", port: int = 8000) -> None:
-    """Serve until interrupted. Prints the address once it accepts requests, also when `port` is 0.
+def serve(index: Index, *, host: str = "127.0.0.1", port: int = 8000, rewriter: Model | None = None) -> None:
+    """Serve `create_app` until interrupted. Prints the address once it accepts requests, also when `port` is 0.
 
     Raises `BadInput` for a port in use.
     """
@@ -76,7 +113,9 @@ def serve(index: Index, *, host: str = "127.0.0.1", port: int = 8000) -> None:
         listener.listen(128)
         shown = f"[{host}]" if ":" in host else host
         print(f"serving {index.path} at http://{shown}:{listener.getsockname()[1]}/retrieve (ctrl-c ends)", flush=True)
-        uvicorn.Server(uvicorn.Config(create_app(index), log_level="warning")).run(sockets=[listener])
+        uvicorn.Server(uvicorn.Config(create_app(index, rewriter=rewriter), log_level="warning")).run(
+            sockets=[listener]
+        )
 
 
 def _entry(passage: Passage, with_score: bool) -> dict[str, Any]:
