@@ -91,7 +91,7 @@ def write(
     variants also two-hop-questions-{train,test}.jsonl, or questions-ood.jsonl.
     """
     if world != "factworld":
-        raise BadInput(f"{world!r} is no world that can be written as files; choose factworld")
+        raise BadInput(f"there is no world {world!r} that can be written as files; choose factworld")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BadInput(f"{out} is not an empty folder; choose another")
     from ken.lab import FactWorld, render
