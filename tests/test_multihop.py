@@ -158,8 +158,8 @@ def test_a_config_that_cannot_be_is_refused(wrong: dict[str, float], message: st
 
 
 def test_a_world_too_small_for_its_questions_says_so() -> None:
-    with pytest.raises(BadInput, match="no 5000 distinct train questions"):
-        questions(MultiHopWorld(MultiHopConfig(entities=16, train=5000)), "train")
+    with pytest.raises(BadInput, match="no 1200 distinct train questions"):
+        questions(MultiHopWorld(MultiHopConfig(entities=16, min_stated=5, max_stated=5, train=1200)), "train")
 
 
 # --- search by n-grams over its documents
