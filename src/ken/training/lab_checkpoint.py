@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import os
 import shutil
+from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,9 +59,9 @@ class LabBaseConfig(Frozen):
     seed: int = 0
     gated: bool = True
 
+    @abstractmethod
     def recipe(self) -> Recipe:
         """How the model is made and measured."""
-        raise NotImplementedError
 
     @property
     def pretraining(self) -> PretrainingConfig:
