@@ -180,6 +180,7 @@ def test_the_lab_does_not_import_torch() -> None:
 def test_every_world_has_a_base_model_and_only_factworld_has_variants() -> None:
     pytest.importorskip("torch", reason="needs the extra `lab`")
     from ken.training.lab_bases import lab_base
+    from ken.training.lab_checkpoint import LabBaseConfig
 
     for world in ("factworld", "calculation", "conversations", "multihop"):
         config = lab_base(world, seed=3)
@@ -187,6 +188,8 @@ def test_every_world_has_a_base_model_and_only_factworld_has_variants() -> None:
         assert config.seed == config.world.seed == 3  # type: ignore[attr-defined]
         assert config.gated
     assert lab_base("factworld", variant="ood") != lab_base("factworld")
+    with pytest.raises(TypeError, match="abstract method recipe"):
+        LabBaseConfig()
     with pytest.raises(BadInput, match="no world 'atlantis'; choose from factworld, calculation"):
         lab_base("atlantis")
     with pytest.raises(BadInput, match="leave --variant out for multihop"):

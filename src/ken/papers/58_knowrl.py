@@ -46,7 +46,8 @@ class Settings(FactWorldSettings):
 
     kl: Reinforce++ takes it off the reward, token by token. lr: tried on the dev questions with seed 100: at 1e-4 and
     3e-4 judgements agree after the first round, and what follows only drifts; at 3e-5 agreement and accuracy grow from
-    round to round. Greedy thoughts, so that judgements differ in the verdict alone, gave more than sampled ones.
+    round to round. Thoughts are greedy, so that judgements differ in the verdict alone; sampled ones were tried at 1e-4
+    only, and gave about the same as greedy ones there.
     Held-out questions are never made up: the model only makes up tasks about the demo entities of its pretraining.
     """
 
