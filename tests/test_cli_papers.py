@@ -9,6 +9,8 @@ import pytest
 from capitals import run_ken
 from fake_paper import SLUG, FakeKen
 
+from ken.papers.changes import mark
+
 
 @pytest.fixture
 def fake(tmp_path: Path) -> FakeKen:
@@ -95,6 +97,13 @@ def test_a_smoke_run_that_fails_shows_where(fake):
     assert "fake_paper.py" in done.stderr
 
 
+def test_a_setting_is_changed_from_the_command_line(fake):
+    changes = {"gain": 0.1, "questions": 7}
+    done = fake.run("reproduce", SLUG, "--json", "--seeds", 1, *(f"--set={k}={v}" for k, v in changes.items()))
+    assert json.loads(done.stdout)["config"] == changes
+    assert [path.name for path in (fake.folder / "results").glob("*.json")] == [f"{SLUG}.set-{mark(changes)}.json"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -102,6 +111,8 @@ def test_a_smoke_run_that_fails_shows_where(fake):
         (["reproduce", "nothing-like-it"], "there is no paper 'nothing-like-it'; see `ken papers` for the names"),
         (["reproduce", "survey-tool-learning"], "Tool learning (survey-tool-learning) is planned and cannot be run"),
         (["reproduce", SLUG, "--arms", "bsae"], f"{SLUG} has no arm 'bsae'; its arms are base, method, half"),
+        (["reproduce", SLUG, "--set", "gain"], "--set gain is not KEY=VALUE"),
+        (["reproduce", SLUG, "--set", "gain.x=1"], "there is no setting 'gain.x'; the settings are questions, gain"),
         (["reproduce", SLUG, "--seeds", 0], "Invalid value for '--seeds'"),
     ],
 )

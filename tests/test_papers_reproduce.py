@@ -185,6 +185,17 @@ def test_fresh_seeds_and_a_choice_of_arms_leave_the_committed_file_alone():
     assert names == {".runs", *(f"{SLUG}{mark}.json" for mark in ("", ".seeds-7", ".some-arms", ".seeds-7.some-arms"))}
 
 
+def test_changed_settings_are_used_and_leave_the_committed_file_alone():
+    reproduce(paper)
+    committed = Path("results", f"{SLUG}.json").read_bytes()
+    probe = reproduce(paper, seeds=1, settings={"gain": 0.2})
+    assert probe.config == {"questions": 1000, "gain": 0.2}
+    assert probe.arms["method"].mean["em"] == pytest.approx(0.5)
+    assert Path("results", f"{SLUG}.json").read_bytes() == committed
+    reproduce(paper, seeds=1, settings={"gain": 0.3})
+    assert len(list(Path("results").glob(f"{SLUG}.set-*.json"))) == 2
+
+
 def test_with_out_the_file_is_there_under_its_own_name():
     reproduce(paper, seeds=1, seed_base=3, arms=["base"], out=Path("mine"))
     assert not Path("results").exists()
@@ -227,6 +238,8 @@ def test_what_is_no_number_is_the_arms_error(value):
         ({"seed_base": -1}, "seed_base -1"),
         ({"arms": ["bsae"]}, "no arm 'bsae'; its arms are base, method, half"),
         ({"arms": []}, "no arm is named"),
+        ({"settings": {"gian": 1}}, "there is no setting 'gian'; the settings are questions, gain"),
+        ({"settings": {"gain": "high"}}, "gain cannot be 'high': input should be a valid number"),
     ],
 )
 def test_bad_arguments_are_refused_before_anything_runs(arguments, problem):

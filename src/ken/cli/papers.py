@@ -54,6 +54,10 @@ def reproduce(  # noqa: PLR0917 (typer reads the options from the signature)
     arms: Annotated[
         str | None, typer.Option(help="Only these, separated by commas; `all` for the optional ones too.")
     ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Another value for a setting of the paper; may be repeated."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="The folder for SLUG.json (default: results).")] = None,
     ray: options.Ray = None,
     as_json: AsJson = False,
@@ -67,11 +71,13 @@ def reproduce(  # noqa: PLR0917 (typer reads the options from the signature)
     from rich.console import Console
 
     from ken.papers.catalogue import load_paper
+    from ken.papers.changes import parse_changes
     from ken.papers.reproduce import choose_arms, results_path
     from ken.papers.reproduce import reproduce as run
 
     paper = load_paper(slug)
     chosen = None if arms is None else [name.strip() for name in arms.split(",") if name.strip()]
+    settings = parse_changes(changes or [])
     with _progress(paper, show_traceback=smoke and out is None) as on_progress:
         try:
             results = run(
@@ -80,6 +86,7 @@ def reproduce(  # noqa: PLR0917 (typer reads the options from the signature)
                 seed_base=seed_base,
                 smoke=smoke,
                 arms=chosen,
+                settings=settings,
                 out=out,
                 ray=ray,
                 on_progress=on_progress,
@@ -93,7 +100,8 @@ def reproduce(  # noqa: PLR0917 (typer reads the options from the signature)
     else:
         console = Console(highlight=False)
         show_results(console, paper, results)
-        path = results_path(paper, choose_arms(paper, chosen), seed_base=seed_base, smoke=smoke, out=out)
+        arms_run = choose_arms(paper, chosen)
+        path = results_path(paper, arms_run, seed_base=seed_base, smoke=smoke, settings=settings, out=out)
         if path is not None:
             console.print(f"{path}  every number", soft_wrap=True, markup=False)
     if results.failed:

@@ -8,7 +8,7 @@ import random
 import sys
 import time
 import traceback
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from ken.core.frozen import Frozen
 from ken.core.scatter import RETRIES, Lost, scatter
 from ken.core.seeding import derive_seed
 from ken.metrics.statistics import over_seeds
+from ken.papers.changes import changed, mark
 from ken.papers.paper import Arm, Paper
 from ken.papers.results import (
     RESULTS,
@@ -56,6 +57,7 @@ def reproduce(
     seed_base: int = 0,
     smoke: bool = False,
     arms: Sequence[str] | None = None,
+    settings: Mapping[str, Any] | None = None,
     out: Path | None = None,
     ray: str | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
@@ -63,8 +65,9 @@ def reproduce(
     """Run `arms` on the seeds seed_base … seed_base + seeds − 1, judge the claims, and write both down.
 
     smoke: the paper's tiny settings, and no verdicts. arms: names, or "all" for the optional ones too; default: all
-    that are not optional. out: the folder for SLUG.json. By default it is `results`, where other seeds than 0, 1, …
-    and a choice of arms get names of their own (see `results_path`), and for a smoke run none: nothing is written.
+    that are not optional. settings: those of the paper that are to differ, by name (see `changed`). out: the folder for
+    SLUG.json. By default it is `results`, where other seeds than 0, 1, …, a choice of arms and other settings get names
+    of their own (see `results_path`), and for a smoke run none: nothing is written.
     ray: address of a Ray cluster, or "local": arms × seeds become its tasks (see `ken.core.scatter`), and measure the
     same.
 
@@ -77,8 +80,8 @@ def reproduce(
         raise BadInput(f"seeds is {seeds} and seed_base {seed_base}; they must be at least 1 and 0")
     chosen = choose_arms(paper, arms)
     numbers = range(seed_base, seed_base + seeds)
-    config = paper.smoke if smoke else paper.full
-    path = results_path(paper, chosen, seed_base=seed_base, smoke=smoke, out=out)
+    config = changed(paper.smoke if smoke else paper.full, settings or {})
+    path = results_path(paper, chosen, seed_base=seed_base, smoke=smoke, settings=settings, out=out)
 
     runs = Runs(path.parent if path else None, paper, config)
     found = {(seed, arm.name): runs.find(seed, arm.name) for seed in numbers for arm in chosen}
@@ -120,10 +123,12 @@ def results_path(
     *,
     seed_base: int = 0,
     smoke: bool = False,
+    settings: Mapping[str, Any] | None = None,
     out: Path | None = None,
 ) -> Path | None:
     """Where the results go. `results/SLUG.json`, which is committed, is written by complete reproductions from seed 0
-    only; fresh seeds and a choice of arms are told by the name. In a folder that the user names it is always SLUG.json.
+    only; fresh seeds, a choice of arms and changed settings are told by the name. In a folder that the user names it is
+    always SLUG.json.
     """
     if out is not None or smoke:
         return out and out / f"{paper.slug}.json"
@@ -131,6 +136,7 @@ def results_path(
     complete = all(arm.optional or arm.name in names for arm in paper.arms)
     marks = [f"seeds-{seed_base}"] if seed_base else []
     marks += [] if complete else ["some-arms"]
+    marks += [f"set-{mark(settings)}"] if settings else []
     return RESULTS / ".".join([paper.slug, *marks, "json"])
 
 
