@@ -212,6 +212,19 @@ def test_what_is_computed_in_traces_is_right(world: CalculationWorld, small: Any
     assert calculate(7, "//", 0) == 0
 
 
+def test_numbers_to_copy_are_as_long_as_results_get_and_are_copied_right(small: Any) -> None:
+    from ken.training.calculation_base import numbers
+
+    lengths: Counter[int] = Counter()
+    for pieces in numbers(small, np.random.default_rng(3)):
+        for (shown, seen), (said, learnt) in zip(pieces[1::2], pieces[2::2], strict=True):
+            assert (seen, learnt) == (False, True)
+            (result,) = re.findall(r"\d+", shown)
+            assert said.startswith(f"<answer> {result} </answer>")
+            lengths[len(result)] += 1
+    assert set(lengths) == {2, 3, 4, 5, 6} == {*range(2, len(str(999 * 999)) + 1)}
+
+
 def test_a_smoke_build_takes_seconds_is_cached_and_unfit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from ken.models.conversation import Message
     from ken.models.local import LocalModel

@@ -105,7 +105,8 @@ def test_every_question_is_answered_by_its_documents(config: MultiHopConfig) -> 
                 assert page.title == fact["subject"]
                 assert fact["text"] in page.text
                 assert facts[fact["subject"], fact["relation"]] == fact["value"]
-                assert wordings[fact["text"].split()[0]] == fact["relation"]
+                subject, wording, value = fact["text"].split()
+                assert (subject, wordings[wording], value) == (fact["subject"], fact["relation"], fact["value"])
             key = str(sorted((e["subject"], e["relation"]) for e in told))
             assert key not in seen
             seen.add(key)

@@ -32,7 +32,7 @@ def build(
     ] = None,
     variant: Variant = "plain",
     seed: Annotated[int, typer.Option(help="Of the world, the initial weights and the order of examples.")] = 0,
-    threads: Annotated[int, typer.Option(min=1, help="Processor threads.")] = 2,
+    threads: Annotated[int, typer.Option(min=1, envvar="OMP_NUM_THREADS", help="Processor threads.")] = 2,
 ) -> None:
     """Pretrain the base model of a world from its seed and check that it is fit for experiments. Minutes on two
     cores.

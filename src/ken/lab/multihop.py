@@ -114,6 +114,11 @@ class Link:
         """The id of the document that states it."""
         return document_id(self.subject)
 
+    @property
+    def sentence(self) -> str:
+        """As its document says it: `Kavelo tutor Moru`."""
+        return f"{self.subject} {self.wording} {self.value}"
+
 
 def document_id(entity: str) -> str:
     return entity.lower()
@@ -244,9 +249,13 @@ def documents(world: MultiHopWorld) -> list[Passage]:
 
 
 def document(links: Sequence[Link]) -> Passage:
-    """The document of one entity: title `Kavelo`, text `tutor Moru, height 34, patron Tarsin.`"""
+    """The document of one entity: title `Kavelo`, text `Kavelo tutor Moru, Kavelo height 34, Kavelo patron Tarsin.`
+
+    Every fact names its subject: where the title alone did, a tiny model that read several documents took any fact of
+    the right relation, whoever it was about.
+    """
     subject = links[0].subject
-    text = ", ".join(f"{link.wording} {link.value}" for link in links) + "."
+    text = ", ".join(link.sentence for link in links) + "."
     return Passage(id=document_id(subject), title=subject, text=text)
 
 
@@ -279,7 +288,7 @@ def _question(name: str, kind: Kind, links: Sequence[Link], split: Split, rng: n
             "relation": link.relation.name,
             "value": link.value,
             "document": link.document,
-            "text": f"{link.wording} {link.value}",
+            "text": link.sentence,
         }
         for link in links
     ]

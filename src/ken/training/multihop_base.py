@@ -191,7 +191,7 @@ def _quotes(links: Sequence[Link], rng: np.random.Generator) -> list[Piece]:
     return [
         piece
         for i in rng.permutation(len(links))
-        for piece in ((f"{_wording(links[i], rng)} of {links[i].subject}", False), (quote(links[i]), True))
+        for piece in ((f"{_wording(links[i], rng)} of {links[i].subject}", False), (links[i].sentence, True))
     ]
 
 
@@ -233,7 +233,7 @@ def _chain_of(pages: Sequence[Sequence[Link]], hops: int, rng: np.random.Generat
 
 def _chain(links: Sequence[Link], rng: np.random.Generator) -> Asked:
     question = ask_chain(links, [_wording(link, rng) for link in links])
-    return question, " , ".join(map(quote, links)), links[-1].value
+    return question, " , ".join(link.sentence for link in links), links[-1].value
 
 
 def _comparisons(pages: Sequence[Sequence[Link]], rng: np.random.Generator) -> Iterator[Asked]:
@@ -243,13 +243,8 @@ def _comparisons(pages: Sequence[Sequence[Link]], rng: np.random.Generator) -> I
             if link.relation in numbers and numbers[link.relation].value != link.value:
                 both = (link, numbers[link.relation])
                 question, answer = compare(both, _wording(link, rng), greater=bool(rng.random() < 0.5))
-                yield question, " , ".join(map(quote, both)), answer
+                yield question, " , ".join(link.sentence for link in both), answer
 
 
 def _wording(link: Link, rng: np.random.Generator) -> str:
     return link.relation.wordings[int(rng.integers(len(link.relation.wordings)))]
-
-
-def quote(link: Link) -> str:
-    """A fact as its document has it: `Kavelo tutor Moru`."""
-    return f"{link.subject} {link.wording} {link.value}"

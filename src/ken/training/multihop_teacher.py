@@ -103,7 +103,7 @@ class MultiHopTeacher:
         known: list[_Fact] = []
         missing: list[_Fact] = []
         for fact in facts:
-            seen = f"{fact.subject}: " in shown and not (ordered and missing)
+            seen = fact.quote in shown and not (ordered and missing)
             (known if seen else missing).append(fact)
         analysis = self._analysis(known, facts, ordered)
         error = self._error(known, missing, rng)
@@ -155,4 +155,4 @@ class MultiHopTeacher:
 
 
 def _fact(entry: Mapping[str, str], wording: str) -> _Fact:
-    return _Fact(entry["subject"], entry["relation"], entry["value"], wording, f"{entry['subject']} {entry['text']}")
+    return _Fact(entry["subject"], entry["relation"], entry["value"], wording, entry["text"])
