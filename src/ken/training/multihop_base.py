@@ -56,10 +56,10 @@ class MultiHopBaseConfig(LabBaseConfig):
 
     world: MultiHopConfig = MultiHopConfig()
     context: int = 640
-    copying: int = 12_800
+    copying: int = 19_200
     reading: int = 19_200
     closed: int = 500
-    documents: tuple[float, ...] = (0.35, 0.4, 0.15, 0.1)
+    documents: tuple[float, ...] = (0.2, 0.4, 0.25, 0.15)
     asked: int = 8
 
     def recipe(self) -> Recipe:
