@@ -371,7 +371,7 @@ def test_a_wrong_command_is_one_line_with_status_2(arguments: Sequence[str], sai
 
 
 def test_alarms_and_notes_are_printed_as_text(capsys: pytest.CaptureFixture[str]) -> None:
-    from ken.cli.train import listening
+    from ken.cli.train_progress import listening
     from ken.training.monitors import DEFAULTS, Alarm
 
     with listening() as listener:

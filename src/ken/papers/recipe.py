@@ -211,6 +211,11 @@ class Stage:
     work: Callable[[Trainee], Work]
 
 
+def is_address(index: str | Path) -> bool:
+    """Whether an index is a /retrieve service, and not a folder."""
+    return str(index).startswith(("http://", "https://"))
+
+
 def with_answers(questions: Sequence[Question]) -> None:
     """Raises `BadInput` when a question has no accepted answers."""
     if without := [q.id for q in questions if not q.answers]:
@@ -232,7 +237,7 @@ class Recipe:
     stages: of a training with these options, in order.
     read: the questions in a file, which is of this kind: `file`. fit: raises `BadInput` for questions, with these
     options, from which nothing can be learnt. admit: those that this index can judge; of others the third argument is
-    told. searches: whether it needs an index.
+    told. searches: whether it needs an index. then: a command to try on the trained model.
     """
 
     slug: str
@@ -244,6 +249,7 @@ class Recipe:
     fit: Callable[[Sequence[Question], Any], None] = lambda questions, options: with_answers(questions)
     admit: Admit = lambda questions, index, on_note: questions
     searches: bool = True
+    then: str = "ken audit --model hf/{model} --index {index} --top-k {top_k} --questions FILE --out DIR"
 
     def chosen(self, given: Mapping[str, Any], *, lab: bool = False) -> Learning:
         """All options: what was given, and defaults. Raises `BadInput`."""

@@ -1,8 +1,8 @@
 """Train a model of your own by a paper's recipe, in a folder from which it can be resumed.
 
 The folder holds run.json (all settings), questions.jsonl (a copy), answers.jsonl (closed-book samples behind labels), a
-folder for every stage but the last, and of the last one metrics.jsonl, checkpoints/, model/ and what it has sampled. What
-is whole is never made again, so that the files themselves say where to go on.
+folder for every stage but the last, and of the last one metrics.jsonl, checkpoints/, model/ and what it has sampled.
+What is whole is never made again, so that the files themselves say where to go on.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ken.metrics.decision import Matcher
 from ken.models import Model, load_model
 from ken.models.lab import CHECKPOINTS
 from ken.models.local import LAB_MANIFEST, LocalModel
-from ken.papers.recipe import Learning, Recipe, Stage, Trainee
+from ken.papers.recipe import Learning, Recipe, Stage, Trainee, is_address
 from ken.papers.recipes import recipe_of
 from ken.papers.work import Log, Workshop
 from ken.sources import Sources
@@ -129,7 +129,7 @@ def train_on(
     settings = TrainingRun(
         paper=recipe.slug,
         model=spec,
-        index=str(index) if not index or _is_address(index) else str(Path(index).absolute()),
+        index=str(index) if not index or is_address(index) else str(Path(index).absolute()),
         options=chosen.model_dump(mode="json"),
         log_to=log_to,
     )
@@ -184,10 +184,6 @@ def _named(model: str) -> tuple[str, bool]:
     if path.is_dir() and not shipped:
         return f"{kind}/{path.absolute()}", kind == "lab" or (path / LAB_MANIFEST).is_file()
     return f"{kind}/{name}", kind == "lab"
-
-
-def _is_address(index: str | Path) -> bool:
-    return str(index).startswith(("http://", "https://"))
 
 
 def _check_index(recipe: Recipe, index: str | Path) -> None:

@@ -3,9 +3,10 @@
 from ken.core import BadInput
 from ken.papers.catalogue import entry
 from ken.papers.recipe import Recipe
-from ken.papers.recipes import adasearch, ikea, search_r1, tapo
+from ken.papers.recipes import adasearch, convsearch_r1, ikea, search_r1, tapo
 
-RECIPES: dict[str, Recipe] = {module.recipe.slug: module.recipe for module in (search_r1, adasearch, ikea, tapo)}
+_ALL = (search_r1, adasearch, ikea, tapo, convsearch_r1)
+RECIPES: dict[str, Recipe] = {module.recipe.slug: module.recipe for module in _ALL}
 
 
 def recipe_of(paper: str) -> Recipe:
