@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +18,7 @@ from ken.core.conversation import ConversationTurn
 from ken.lab.conversations import ConversationWorld
 from ken.papers.recipes import recipe_of
 from ken.papers.train import Listener, Progress, resume, train_on
-from ken.training.checkpoints import CHECKPOINTS, METRICS
+from ken.training.checkpoints import METRICS
 from ken.training.conversations_base import smoke_config, world_index
 from ken.training.lab_checkpoint import built
 
@@ -44,7 +41,7 @@ def record(turn: ConversationTurn, *gold: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The conversations' world as a user would have it: a model, an index and files of conversations."""
     folder = tmp_path_factory.mktemp("conversations")
     with pytest.MonkeyPatch.context() as patch:
@@ -60,7 +57,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     blind = [json.dumps({**json.loads(record(turn)), "truth_passages": []}) for turn in turns]
     (folder / "blind.jsonl").write_text("\n".join(blind))
     (folder / "plain.jsonl").write_text('{"id": "q", "question": "Why?", "golden_answers": ["so"]}\n')
-    yield folder
+    return folder
 
 
 def train(world: Path, out: Path, **changes: Any) -> Any:
@@ -117,58 +114,74 @@ def test_turns_whose_gold_passage_the_index_lacks_are_named_and_left_out(world: 
     (left,) = [note for note in notes if "left out" in note]
     assert left.startswith("6 of 24 turns are left out (")
     assert "its gold passage 'nowhere-7' is not in" in left
-    sampled = [json.loads(line)["id"] for line in (tmp_path / "run" / "samples.jsonl").read_text().splitlines()]
-    assert len(sampled) == 18
-    assert not set(sampled) & set(left[left.index("(") + 1 : left.index(")")].split(", "))
+    asked = sampled(tmp_path / "run")
+    assert len(asked) == 18
+    assert not set(asked) & set(left[left.index("(") + 1 : left.index(")")].split(", "))
 
 
 # --- interruptions
 
 
-def stop_after(lines: int, path: Path, process: subprocess.Popen[str], how: int) -> str:
-    """Send a signal once so many lines are in a file; what the process then said."""
-    deadline = time.monotonic() + 90
-    while not path.is_file() or path.read_bytes().count(b"\n") < lines:
-        assert process.poll() is None, process.stderr and process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    process.send_signal(how)
-    return process.communicate(timeout=60)[1]
+class Killed(BaseException):
+    """Ends a training where it is raised, as a kill would."""
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-@pytest.mark.parametrize("during", ["sampling", "fine-tuning"])
-def test_an_interrupted_supervised_stage_goes_on_and_samples_nothing_twice(
-    world: Path, tmp_path: Path, during: str, how: int
-) -> None:
-    options = {**SMALL, "steps": 0, "sft_epochs": 40, "samples": 6 if during == "sampling" else 2}
-    command = [sys.executable, "-W", "ignore", "-m", "ken", "train", "convsearch-r1", "--out", "run"]
-    command += ["--model", f"lab/{world / 'model'}", "--questions", str(world / "turns.jsonl")]
-    command += ["--index", str(world / "index")]
-    command += [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+def killed_at(stage: str, step: int) -> Listener:
+    def on_progress(progress: Progress) -> None:
+        if (progress.stage, progress.step) == (stage, step):
+            raise Killed
+
+    return Listener(on_progress)
+
+
+def sampled(folder: Path) -> list[str]:
+    """The turns whose samples are kept, in the order in which they came."""
+    return [json.loads(line)["id"] for line in (folder / "samples.jsonl").read_text().splitlines()]
+
+
+def test_a_sampling_that_is_killed_goes_on_and_samples_nothing_twice(world: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
-        said = stop_after(*((1, run / "samples.jsonl") if during == "sampling" else (3, run / METRICS)), process, how)
-    assert process.returncode == (130 if how == signal.SIGINT else -9), said
-    if how == signal.SIGINT:
-        assert "go on with: ken train --resume run" in said
-    assert not (run / "model").exists()
-    before = (run / "samples.jsonl").read_bytes()
-    steps = len(entries(run)) if during == "fine-tuning" else 0
-
+    with pytest.raises(Killed):
+        train(world, run, steps=0, listener=killed_at("samples", 9))
+    before = sampled(run)
+    assert 0 < len(before) < 24
+    with (run / "samples.jsonl").open("a") as file:
+        file.write('{"id": "torn')
     trained = resume(run)
     assert trained.model == run / "model"
-    after = (run / "samples.jsonl").read_bytes()
-    whole = before[: before.rfind(b"\n") + 1]
-    assert after.startswith(whole)
-    ids = [json.loads(line)["id"] for line in after.splitlines() if line.endswith(b"}")]
-    assert len(ids) == len(set(ids)) == 24, "every turn was sampled once"
-    if during == "fine-tuning":
-        assert after == before
-        assert any((run / CHECKPOINTS).iterdir())
-    numbers = [entry["step"] for entry in entries(run)]
+    kept = (run / "samples.jsonl").read_text().replace('{"id": "torn\n', "")
+    after = [json.loads(line)["id"] for line in kept.splitlines()]
+    assert after[: len(before)] == before
+    assert len(after) == len(set(after)) == 24, "every turn was sampled once"
+
+
+def test_a_fine_tuning_that_is_killed_begins_from_its_last_checkpoint_with_the_same_samples(
+    world: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(Killed):
+        train(world, run, listener=killed_at("warm-up", 3))
+    before = (run / "warm-up" / "samples.jsonl").read_bytes()
+    assert not (run / "warm-up" / "model").exists()
+    seen: list[Progress] = []
+    trained = resume(run, listener=Listener(seen.append))
+    assert list(trained.logs) == ["warm-up", "rewrite"]
+    assert (run / "warm-up" / "samples.jsonl").read_bytes() == before
+    first = next(p.step for p in seen if p.stage == "warm-up")
+    assert first == 3, "steps 1 and 2 are in the checkpoint"
+    numbers = [entry["step"] for entry in entries(run / "warm-up")]
     assert numbers == list(range(1, len(numbers) + 1))
-    assert len(numbers) > steps
+
+
+def test_a_supervised_stage_that_is_done_is_not_done_again(world: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(Killed):
+        train(world, run, listener=killed_at("rewrite", 1))
+    weights = run / "warm-up" / "model" / "model.safetensors"
+    before = weights.stat().st_mtime_ns
+    trained = resume(run)
+    assert list(trained.logs) == ["rewrite"]
+    assert weights.stat().st_mtime_ns == before
 
 
 def test_a_fine_tuning_that_is_resumed_ends_where_it_would_have(world: Path, tmp_path: Path) -> None:

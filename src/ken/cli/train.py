@@ -75,7 +75,8 @@ def train(  # noqa: PLR0917 (typer reads the options from the signature)
     decide_kl: Annotated[float | None, typer.Option(help="AdaSearch: weight of the KL term there.")] = None,
     verdicts: Annotated[int | None, typer.Option(help="AdaSearch: verdicts on a question there.")] = None,
     greedy_thoughts: Annotated[
-        bool | None, typer.Option("--greedy-thoughts", help="AdaSearch, IKEA: sample only what follows the thought.")
+        bool | None,
+        typer.Option("--greedy-thoughts", help="AdaSearch, IKEA, KnowRL: sample only what follows the thought."),
     ] = None,
     replay_every: Annotated[
         int | None, typer.Option(help="AdaSearch: one closed-book group for so many verdicts; 0: none.")
@@ -105,6 +106,26 @@ def train(  # noqa: PLR0917 (typer reads the options from the signature)
         int | None, typer.Option(help="ConvSearch-R1: the worst rank of a rewrite to learn from.")
     ] = None,
     depth: Annotated[int | None, typer.Option(help="ConvSearch-R1: ranks beyond it count as not found.")] = None,
+    teacher: Annotated[
+        str | None, typer.Option(metavar="SPEC", help="R3-RAG: the model to imitate first, such as openai/NAME.")
+    ] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(metavar="SPEC|rule", help="R3-RAG: who judges steps and answers; default: the teacher."),
+    ] = None,
+    base_url: Annotated[
+        str | None, typer.Option(help="R3-RAG: of the server for these; default: $OPENAI_BASE_URL.")
+    ] = None,
+    attempts: Annotated[int | None, typer.Option(help="R3-RAG: of the teacher at a question.")] = None,
+    variant: Annotated[str | None, typer.Option(help="R3-RAG: reward both, outcome or process.")] = None,
+    temperature_step: Annotated[
+        float | None, typer.Option(help="R3-RAG: so much warmer is each further rollout of a question.")
+    ] = None,
+    rounds: Annotated[int | None, typer.Option(help="KnowRL: of making up tasks and judging them.")] = None,
+    runs: Annotated[int | None, typer.Option(help="KnowRL: introspection runs of a round, at least.")] = None,
+    candidates: Annotated[int | None, typer.Option(help="KnowRL: tasks to be made up in a round.")] = None,
+    replayed: Annotated[int | None, typer.Option(help="KnowRL: tasks of earlier rounds trained on again.")] = None,
+    measured: Annotated[int | None, typer.Option(help="KnowRL: tasks on which each round is measured.")] = None,
     save_every: Annotated[int | None, typer.Option(help="Steps between checkpoints.")] = None,
     max_failures: Annotated[int | None, typer.Option(help="Failed searches in a row that end the training.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="For hf/…: sequences decoded at once.")] = None,
@@ -145,8 +166,10 @@ def train(  # noqa: PLR0917 (typer reads the options from the signature)
     chosen = options.given(**{name: value for name, value in parameters.items() if name not in _BESIDE})
     trainer = library()
     recipe = trainer.recipe_of(paper)
+    if recipe.searches and not index:
+        raise BadInput("a training searches; name an index with --index DIR or a /retrieve service with --index URL")
     if not recipe.searches and not _typed(context, "index"):
-        index = ""
+        index = ""  # what ken.toml says of it is for others
     # What ken.toml says to all commands is for those that have such an option.
     has = recipe.options.model_fields
     chosen = {name: value for name, value in chosen.items() if name in has or _typed(context, name)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -87,11 +88,17 @@ def finish(trained: Trained) -> None:
             first, last = (_mean(entries) for entries in (log.history[:5], log.history[-5:]))
             changes = ", ".join(f"{name} {first[name]:.2f} → {last[name]:.2f}" for name in first if name in last)
             console.print(f"{stage}: {len(log.history)} steps, {changes}", markup=False, soft_wrap=True)
-    console.print(f"{trained.model}  the model; its steps are in {trained.out / 'metrics.jsonl'}", soft_wrap=True)
+    console.print(f"{trained.model}  the model; how it went is in {_course(trained.out)}", soft_wrap=True)
     settings = trained.settings
     then = recipe_of(settings.paper).then
     shown = then.format_map({**settings.options, "model": trained.model, "index": settings.index})
     console.print(f"Try: {shown}", soft_wrap=True, markup=False)
+
+
+def _course(out: Path) -> Path:
+    """The file with the statistics of the last stage: of its steps, or where it has rounds, of these."""
+    rounds = out / "rounds.jsonl"
+    return rounds if rounds.is_file() else out / "metrics.jsonl"
 
 
 def _mean(entries: list[dict[str, float]]) -> dict[str, float]:

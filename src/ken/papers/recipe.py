@@ -203,12 +203,14 @@ class Stage:
     """One training of a recipe. name: of its folder; text: what it does, in half a sentence.
     strategies: of its tasks, so that a model that cannot use them is refused before anything is done.
     work: called once the stages before it are done, since labels come from the very weights that are trained next.
+    check: raises `BadInput` for a model with which nothing could be learnt, before anything is written.
     """
 
     name: str
     text: str
     strategies: tuple[Strategy, ...]
     work: Callable[[Trainee], Work]
+    check: Callable[[Trainee], None] = lambda trainee: None
 
 
 def is_address(index: str | Path) -> bool:

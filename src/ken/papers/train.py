@@ -296,6 +296,8 @@ class _Course:
             self.sources,
             self.options.sampling().but(seed=derive_seed("preflight", self.options.seed)),
         )
+        for stage in stages:
+            stage.check(self.trainee(self.folder))
 
     def beside(self, spec: str) -> Model:
         """A model that helps, such as a teacher."""

@@ -12,11 +12,16 @@ from ken.models.local import LocalModel
 from ken.sources import Sources
 
 if TYPE_CHECKING:
+    from ken.training.introspection import Introspector
+    from ken.training.introspection_folder import RoundReport
+    from ken.training.introspection_rounds import RoundsConfig
     from ken.training.monitors import Alarm
     from ken.training.pretraining import Example
     from ken.training.rl_config import RLConfig
     from ken.training.rollouts import Reward, Task, Unit
+    from ken.training.self_analysis import SelfAnalyser
     from ken.training.sft import SFTConfig
+    from ken.training.task_pool import TaskPool
 
 
 class Log(Protocol):
@@ -98,3 +103,46 @@ class Supervision:
             shop.on_step(step, steps, {"loss": loss})
 
         return sft(shop.policy, self.examples, self.config, out=shop.folder, resume=True, on_step=on_step)
+
+
+@dataclass(frozen=True, slots=True)
+class Introspecting:
+    """Rounds in which the model makes up tasks, judges them, and is rewarded for agreeing with itself. config: of the
+    training in one round. on_round: told of every round, from round 0, before any training."""
+
+    pool: TaskPool
+    reward: Reward
+    config: RLConfig
+    rounds: RoundsConfig
+    introspector: Introspector
+    analyser: SelfAnalyser
+    on_round: Callable[[RoundReport], None] = lambda report: None
+    told: Callable[[], str] = str
+
+    def run(self, shop: Workshop) -> Log:
+        from ken.training.introspection_rounds import train_on_introspection
+        from ken.training.train import TrainingLog
+
+        log = TrainingLog()
+        steps = self.config.steps
+
+        def on_step(number: int, step: int, statistics: Mapping[str, float]) -> None:
+            place = (number - 1) * steps + step
+            log.history.append({**statistics, "step": place})
+            shop.on_step(place, self.rounds.rounds * steps, statistics)
+
+        reports = train_on_introspection(
+            shop.policy,
+            self.pool,
+            self.reward,
+            self.config,
+            config=self.rounds,
+            introspector=self.introspector,
+            analyser=self.analyser,
+            out=shop.folder,
+            on_round=self.on_round,
+            on_step=on_step,
+            on_alarm=shop.on_alarm,
+        )
+        log.interrupted = len(reports) <= self.rounds.rounds  # round 0 has a report too
+        return log

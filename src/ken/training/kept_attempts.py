@@ -55,4 +55,4 @@ class KeptAttempts:
 
 def _record(attempt: Trajectory) -> dict[str, Any]:
     segments = tuple(segment.model_copy(update={"logprobs": None}) for segment in attempt.segments)
-    return attempt.model_copy(update={"segments": segments}).model_dump(mode="json", exclude_defaults=True)
+    return attempt.model_copy(update={"segments": segments}).model_dump(mode="json")

@@ -3,9 +3,9 @@
 from ken.core import BadInput
 from ken.papers.catalogue import entry
 from ken.papers.recipe import Recipe
-from ken.papers.recipes import adasearch, convsearch_r1, ikea, search_r1, tapo
+from ken.papers.recipes import adasearch, convsearch_r1, ikea, knowrl, r3_rag, search_r1, tapo
 
-_ALL = (search_r1, adasearch, ikea, tapo, convsearch_r1)
+_ALL = (search_r1, adasearch, ikea, tapo, convsearch_r1, r3_rag, knowrl)
 RECIPES: dict[str, Recipe] = {module.recipe.slug: module.recipe for module in _ALL}
 
 
