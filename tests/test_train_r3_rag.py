@@ -39,7 +39,7 @@ SMALL: Mapping[str, Any] = {
 }
 
 
-class Killed(BaseException):
+class Killed(Exception):
     """Ends a training where it is raised, as a kill would."""
 
 

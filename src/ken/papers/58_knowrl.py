@@ -25,7 +25,8 @@ from ken.training.factworld_base import (
 from ken.training.factworld_introspection import FactWorldTasks, stripped
 from ken.training.factworld_variants import smoke_config, variant_config
 from ken.training.introspection import Introspector
-from ken.training.introspection_rounds import RoundReport, RoundsConfig, train_on_introspection
+from ken.training.introspection_folder import RoundReport
+from ken.training.introspection_rounds import RoundsConfig, train_on_introspection
 from ken.training.rewards.awareness import decided, verdict_matches
 from ken.training.rewards.chance import by_chance
 from ken.training.rewards.consensus import agree, agree_as_intended, agree_weighted

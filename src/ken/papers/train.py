@@ -245,6 +245,7 @@ def _trained(  # noqa: PLR0917
             "vllm is not installed; install it on a machine with GPUs (pip install vllm), or leave it out"
         )
     listener = listener if _first() else Listener()
+    helpers = _Helpers(options, api_key)
     sources = open_sources(settings.index or None, getattr(options, "top_k", 1))
     try:
         admitted = recipe.admit(asked, settings.index, listener.on_note)
@@ -252,7 +253,7 @@ def _trained(  # noqa: PLR0917
         places = [*(folder / stage.name for stage in stages[:-1]), folder]
         done = sum((place / MODEL).is_dir() for place in places)
         policy = _loaded(f"hf/{places[done - 1] / MODEL}" if done else settings.model, options, device)
-        course = _Course(folder, settings, options, admitted, sources, policy, api_key, listener)
+        course = _Course(folder, settings, options, admitted, sources, policy, helpers, listener)
         if new and _first():
             course.check(stages)
             course.begin(asked)
@@ -264,8 +265,28 @@ def _trained(  # noqa: PLR0917
         result.model = folder / MODEL
         return result
     finally:
+        helpers.close()
         if sources.search is not None:
             run(sources.search.close())
+
+
+class _Helpers:
+    """The models that help in a training, such as a teacher, each loaded once. api_key: of those behind a server."""
+
+    def __init__(self, options: Learning, api_key: str | None) -> None:
+        self._remote = {"base_url": options.helpers_url, "api_key": api_key}
+        self._loaded: dict[str, Model] = {}
+
+    def __call__(self, spec: str) -> Model:
+        """The model of a spec. Raises as `load_model`."""
+        if spec not in self._loaded:
+            self._loaded[spec] = load_model(spec, **(self._remote if spec.startswith("openai/") else {}))
+        return self._loaded[spec]
+
+    def close(self) -> None:
+        """Close their connections."""
+        for model in self._loaded.values():
+            run(model.close())
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,7 +299,7 @@ class _Course:
     asked: Sequence[Question]
     sources: Sources
     policy: LocalModel
-    api_key: str | None
+    beside: _Helpers
     listener: Listener
 
     def check(self, stages: Sequence[Stage]) -> None:
@@ -298,11 +319,6 @@ class _Course:
         )
         for stage in stages:
             stage.check(self.trainee(self.folder))
-
-    def beside(self, spec: str) -> Model:
-        """A model that helps, such as a teacher."""
-        remote = {"base_url": self.options.helpers_url, "api_key": self.api_key}
-        return load_model(spec, **(remote if spec.startswith("openai/") else {}))
 
     def begin(self, asked: Sequence[Question]) -> None:
         """Write down what is to be done; run.json last, so that a folder with it is whole."""

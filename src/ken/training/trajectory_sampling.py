@@ -13,6 +13,7 @@ from typing import Literal, cast
 
 from pydantic import Field
 
+from ken.agents.background import together
 from ken.agents.strategy import Strategy
 from ken.core import BadInput, ModelError, Question, Sampling, Trajectory
 from ken.core.frozen import Frozen
@@ -137,12 +138,7 @@ class TrajectorySampler:
             on_done(sampled)
             return sampled
 
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(one(question)) for question in usable]
-        except ExceptionGroup as errors:
-            raise errors.exceptions[0] from errors
-        return [task.result() for task in tasks]
+        return await together(map(one, usable))
 
     async def _question(self, question: Question) -> Sampled:
         failures: list[Trajectory] = []

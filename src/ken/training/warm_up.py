@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from ken.agents.background import together
 from ken.agents.rewrite import REWRITE, Rewrite
 from ken.core import BadInput, Sampling, Trajectory
 from ken.core.conversation import ConversationTurn
@@ -104,7 +105,7 @@ async def self_driven_warm_up(
         on_progress(done, len(turns))
         return [*drawn, *fresh]
 
-    attempts = [t for of_turn in await asyncio.gather(*map(sampled, turns)) for t in of_turn]
+    attempts = [t for of_turn in await together(map(sampled, turns)) for t in of_turn]
     found = _ranks(attempts, ranks)
     good = accepted(attempts, lambda t: found.get(id(t), ranks.top_k + 1) <= keep_rank, per_question=per_turn)
     return WarmUp(tuple(good), tuple(_row(policy, t, strategy) for t in good), _yields(attempts, good))

@@ -27,7 +27,7 @@ RULE = "rule"
 LEAST_CALLS = 20  # of a judge in one step, from which it is told that it is down
 
 
-class R3RagOptions(Searching, FineTuned):
+class R3RagOptions(FineTuned, Searching):
     """teacher: the spec of the model whose successes the cold start imitates, such as openai/NAME. attempts: of it at a
     question, each of at most `teacher_steps` steps of `teacher_tokens` tokens, with `teacher_top_k` passages a query;
     the first is greedy, later ones are sampled at `teacher_temperature` and split their queries.
