@@ -142,12 +142,12 @@ def sampled(folder: Path) -> list[str]:
 
 def test_a_sampling_that_is_killed_goes_on_and_samples_nothing_twice(world: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    with pytest.raises(Killed):  # 24 rewrites of 24 turns are more than the model writes in one batch
+    with pytest.raises(Killed):
         train(world, run, steps=0, samples=24, listener=killed_at("samples", 9))
-    before = sampled(run)
-    assert 0 < len(before) < 24
-    with (run / "samples.jsonl").open("a") as file:
-        file.write('{"id": "torn')
+    lines = (run / "samples.jsonl").read_text().splitlines(keepends=True)
+    before = sampled(run)[:9]  # what had ended in the same batch was kept as well; a kill may come earlier
+    assert len(before) == 9
+    (run / "samples.jsonl").write_text("".join([*lines[:9], '{"id": "torn']))
     trained = resume(run)
     assert trained.model == run / "model"
     kept = (run / "samples.jsonl").read_text().replace('{"id": "torn\n', "")
@@ -223,7 +223,7 @@ def test_the_paper_s_constants_are_the_defaults() -> None:
     [
         ({"questions": "blind.jsonl"}, "none of 24 turns names a gold passage"),
         ({"questions": "none.jsonl"}, "none of 24 turns can be trained on: the turn"),
-        ({"questions": "plain.jsonl"}, "expected the key 'qid'"),
+        ({"questions": "plain.jsonl"}, "expected 'qid' to be"),
         (
             {"questions": [Question(id="q", text="Why?", meta={"history": "once"})]},
             "is no list of [query, answer] pairs",

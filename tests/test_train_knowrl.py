@@ -112,7 +112,7 @@ def test_the_paper_s_constants_are_the_defaults() -> None:
     [
         ({"index": "somewhere"}, "knowrl does not search, so that an index is of no use to it; leave --index out"),
         ({"questions": "one-kind.jsonl"}, "the seed holds no infeasible tasks"),
-        ({"questions": "plain.jsonl"}, "expected 'answerable' to be true or false"),
+        ({"questions": "plain.jsonl"}, "(knowrl trains on seeds that say whether they are feasible"),
         ({"questions": "foreign.jsonl"}, "is no question about a demo entity of this model's world"),
         ({"questions": [Question(id="q", text="Why?")]}, "does not say whether it can be answered"),
         ({"top_k": 3}, "this paper has no option top_k"),

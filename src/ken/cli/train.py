@@ -198,7 +198,7 @@ def _typed(context: typer.Context, name: str) -> bool:
 def _questions(recipe: Any, path: Path, gold: Path | None) -> Any:
     """The questions of a file of the kind that the recipe reads."""
     if gold is None:
-        return recipe.read(path)
+        return recipe.questions_in(path)
     if recipe.slug != "convsearch-r1":
         raise BadInput(f"--gold is for the conversations of convsearch-r1; {recipe.slug} has no use for it")
     from ken.core.conversation import read_turns

@@ -61,7 +61,7 @@ def listening() -> Iterator[Listener]:
                 bar.reset(task)
             numbers = ", ".join(
                 f"{name} {progress.statistics[name]:.2f}"
-                for name in ("loss", "reward", "searches", "says_yes")
+                for name in ("reward", "searches", "says_yes", "loss")
                 if name in progress.statistics
             )
             bar.update(task, description=progress.stage, completed=progress.step, total=progress.steps, numbers=numbers)
@@ -103,7 +103,7 @@ def _course(out: Path) -> Path:
 
 def _mean(entries: list[dict[str, float]]) -> dict[str, float]:
     """What the first or the last steps were like."""
-    shown = ("loss", "reward", "searches", "says_yes", "zero_variance")
+    shown = ("reward", "searches", "says_yes", "zero_variance", "loss")
     return {
         name: sum(entry[name] for entry in entries) / len(entries)
         for name in shown

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, ModelWrapValidatorHandler, ValidationError, model_validator
 
 from ken.agents.strategy import Strategy
-from ken.core import BadInput, Question, Sampling
+from ken.core import BadInput, DataError, Question, Sampling
 from ken.core.frozen import Frozen
 from ken.core.readers import read_questions
 from ken.metrics.decision import Matcher
@@ -252,6 +252,13 @@ class Recipe:
     admit: Admit = lambda questions, index, on_note: questions
     searches: bool = True
     then: str = "ken audit --model hf/{model} --index {index} --top-k {top_k} --questions FILE --out DIR"
+
+    def questions_in(self, path: Path) -> Iterator[Question]:
+        """The questions of a file. Raises `BadInput` for one that is not of the kind that this recipe trains on."""
+        try:
+            yield from self.read(path)
+        except DataError as error:
+            raise BadInput(f"{error} ({self.slug} trains on {self.file})") from error
 
     def chosen(self, given: Mapping[str, Any], *, lab: bool = False) -> Learning:
         """All options: what was given, and defaults. Raises `BadInput`."""

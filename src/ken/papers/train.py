@@ -133,7 +133,7 @@ def train_on(
         options=chosen.model_dump(mode="json"),
         log_to=log_to,
     )
-    asked = list(recipe.read(Path(questions)) if isinstance(questions, str | Path) else questions)
+    asked = list(recipe.questions_in(Path(questions)) if isinstance(questions, str | Path) else questions)
     if not asked:
         raise BadInput("there are no questions to train on; give at least one")
     recipe.fit(asked, chosen)
@@ -310,6 +310,8 @@ class _Course:
             check_model(self.beside(spec))
         strategies = {strategy.name: strategy for stage in stages for strategy in stage.strategies}
         check_search(self.sources, self.asked[0].text)
+        for stage in stages:
+            stage.check(self.trainee(self.folder))
         check_tags(
             self.policy,
             self.asked,
@@ -317,8 +319,6 @@ class _Course:
             self.sources,
             self.options.sampling().but(seed=derive_seed("preflight", self.options.seed)),
         )
-        for stage in stages:
-            stage.check(self.trainee(self.folder))
 
     def begin(self, asked: Sequence[Question]) -> None:
         """Write down what is to be done; run.json last, so that a folder with it is whole."""
