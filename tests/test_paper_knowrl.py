@@ -11,6 +11,7 @@ import pytest
 
 from ken.core import BadInput, TrainingError
 from ken.core.sampling import Sampling
+from ken.training.factworld_introspection import ask
 from ken.training.introspection import Filters, Request
 
 
@@ -68,7 +69,7 @@ def test_the_seed_is_of_both_kinds_and_true_and_nothing_of_the_truth_is_shown(ro
 
 
 def test_made_up_tasks_are_read_in_the_labs_format_and_never_about_held_out_facts(row: Any, bench: Any) -> None:
-    assert row.ask(Request(True), ["Kavelo birthplace"]) == "feasible: Kavelo birthplace →"
+    assert ask(Request(True), ["Kavelo birthplace"]) == "feasible: Kavelo birthplace →"
     written = next(iter(bench.tasks))
     question = bench.read(f" {written} ")
     assert question.text.startswith("What is the ")

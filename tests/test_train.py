@@ -18,10 +18,11 @@ from ken.models.loading import load_model
 from ken.models.local import LAB_MANIFEST, LocalModel
 from ken.sources import Sources
 from ken.training import train as training
+from ken.training.checkpoints import METRICS, STATE
 from ken.training.monitors import DEFAULTS, Monitor, Watch
 from ken.training.rl_config import RLConfig
 from ken.training.rollouts import Task, each
-from ken.training.train import METRICS, STATE, train
+from ken.training.train import train
 from tests.bandits import QUESTIONS, Choose, bandit_model, right_word, settings
 
 TASKS = [Task(question, Choose()) for question in QUESTIONS]

@@ -275,7 +275,11 @@ def test_the_same_command_again_goes_on_and_another_is_refused(world: Path, tmp_
         ("search-r1", {"lr": float("nan")}, "lr cannot be nan"),
         ("search-r1", {"samples": 4}, "this paper has no option samples; its options are algo, batch_size"),
         ("search-r1", {"top_k": 0}, "top_k cannot be 0"),
-        ("r3-rag", {}, "no recipe for a model of your own yet; those that have one: search-r1, adasearch, ikea"),
+        (
+            "think-on-graph",
+            {},
+            "no recipe for a model of your own yet; those that have one: search-r1, adasearch, ikea",
+        ),
         ("serch-r1", {}, "did you mean search-r1"),
         ("search-r1", {"model": "openai/gpt"}, "'openai/gpt' cannot be trained; give hf/NAME_OR_PATH"),
         ("search-r1", {"model": "lab/atlantis"}, "there is no lab model 'atlantis'"),
@@ -371,7 +375,7 @@ def test_a_wrong_command_is_one_line_with_status_2(arguments: Sequence[str], sai
 
 
 def test_alarms_and_notes_are_printed_as_text(capsys: pytest.CaptureFixture[str]) -> None:
-    from ken.cli.train import listening
+    from ken.cli.train_progress import listening
     from ken.training.monitors import DEFAULTS, Alarm
 
     with listening() as listener:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from typing import Any, TypeVar, cast
 
 from ken.core import BadInput
@@ -49,6 +49,16 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
             loop.call_soon_threadsafe(task.cancel)
             ended.wait(CLEANUP_SECONDS)
         raise
+
+
+async def together(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """The results of all, in order. When one fails the others are cancelled, and what it raised is raised."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(coroutine) for coroutine in coroutines]
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from errors
+    return [task.result() for task in tasks]
 
 
 class _Background:

@@ -116,7 +116,7 @@ def _teach(
             "\nThe training is left out: it needs the extra `train` (pip install 'ken[train]').", markup=False
         )
         return
-    from ken.cli.train import listening
+    from ken.cli.train_progress import listening
     from ken.papers.train import Listener, train_on
 
     training = render.questions(world, "train")

@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ken.cli import options
-from ken.core.errors import BadInput, SourceError, TrainingError
+from ken.cli.train_progress import finish, library, listening
+from ken.core.errors import BadInput, ModelError, SourceError, TrainingError
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from ken.papers.train import Trained
 
-    from ken.papers.train import Listener, Trained
-
-_BESIDE = {"paper", "model", "questions", "index", "out", "resume", "device", "log_to", "limit"}
+PAPERS = "search-r1, adasearch, ikea, tapo, convsearch-r1, r3-rag or knowrl."
+_BESIDE = {"paper", "model", "questions", "gold", "index", "out", "resume", "device", "api_key", "log_to", "limit"}
 
 
 def train(  # noqa: PLR0917 (typer reads the options from the signature)
     context: typer.Context,
-    paper: Annotated[str | None, typer.Argument(metavar="[PAPER]", help="search-r1, adasearch or ikea.")] = None,
+    paper: Annotated[str | None, typer.Argument(metavar="[PAPER]", help=PAPERS)] = None,
     model: options.Model = "",
     questions: Annotated[
-        Path | None, typer.Option(help="FlashRAG, HotpotQA or MuSiQue file, with accepted answers.")
+        Path | None,
+        typer.Option(
+            help="FlashRAG, HotpotQA or MuSiQue file, with accepted answers; for ConvSearch-R1 conversations "
+            "(TopiOCQA, QReCC), for KnowRL seeds that say whether they are feasible."
+        ),
+    ] = None,
+    gold: Annotated[
+        Path | None, typer.Option(help="ConvSearch-R1: the gold passages of TopiOCQA, where it keeps them apart.")
     ] = None,
     index: options.Index = "",
     out: Annotated[Path | None, typer.Option(metavar="RUN", help="The folder of the run; the model is RUN/model.")] = (
@@ -36,9 +42,10 @@ def train(  # noqa: PLR0917 (typer reads the options from the signature)
         Path | None, typer.Option(metavar="RUN", help="Go on with this run; it knows its settings.")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many questions.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Of reinforcement learning; of AdaSearch, of its first stage.")] = (
-        None
-    ),
+    steps: Annotated[
+        int | None,
+        typer.Option(help="Of reinforcement learning; of AdaSearch, of its first stage; of KnowRL, in a round."),
+    ] = None,
     questions_per_step: Annotated[int | None, typer.Option(help="Questions drawn for a step.")] = None,
     group_size: Annotated[int | None, typer.Option(help="Rollouts of a question.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
@@ -51,8 +58,13 @@ def train(  # noqa: PLR0917 (typer reads the options from the signature)
     max_tokens: Annotated[int | None, typer.Option(help="Most new tokens of one turn.")] = None,
     temperature: Annotated[float | None, typer.Option(help="Of rollouts.")] = None,
     algo: Annotated[str | None, typer.Option(help="Search-R1: grpo or ppo.")] = None,
-    critic_lr: Annotated[float | None, typer.Option(help="Search-R1 with ppo: of the critic.")] = None,
-    samples: Annotated[int | None, typer.Option(help="AdaSearch, IKEA: closed-book answers a question (K).")] = None,
+    critic_lr: Annotated[float | None, typer.Option(help="Search-R1 with ppo, R3-RAG: of the critic.")] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            help="AdaSearch, IKEA: closed-book answers a question (K). ConvSearch-R1: rewrites a turn to learn from."
+        ),
+    ] = None,
     threshold: Annotated[
         float | None, typer.Option(help="AdaSearch, IKEA: share of right ones from which it is known (tau).")
     ] = None,
@@ -63,7 +75,8 @@ def train(  # noqa: PLR0917 (typer reads the options from the signature)
     decide_kl: Annotated[float | None, typer.Option(help="AdaSearch: weight of the KL term there.")] = None,
     verdicts: Annotated[int | None, typer.Option(help="AdaSearch: verdicts on a question there.")] = None,
     greedy_thoughts: Annotated[
-        bool | None, typer.Option("--greedy-thoughts", help="AdaSearch, IKEA: sample only what follows the thought.")
+        bool | None,
+        typer.Option("--greedy-thoughts", help="AdaSearch, IKEA, KnowRL: sample only what follows the thought."),
     ] = None,
     replay_every: Annotated[
         int | None, typer.Option(help="AdaSearch: one closed-book group for so many verdicts; 0: none.")
@@ -75,6 +88,44 @@ def train(  # noqa: PLR0917 (typer reads the options from the signature)
     ratio: Annotated[float | None, typer.Option(help="IKEA: share of easy questions.")] = None,
     plus: Annotated[float | None, typer.Option(help="IKEA: bonus for a right answer without search.")] = None,
     minus: Annotated[float | None, typer.Option(help="IKEA: reward of a wrong answer after a search.")] = None,
+    sft_epochs: Annotated[
+        float | None,
+        typer.Option(help="ConvSearch-R1, R3-RAG: passes of the supervised stage before; 0 leaves it out."),
+    ] = None,
+    sft_lr: Annotated[float | None, typer.Option(help="ConvSearch-R1, R3-RAG: learning rate there.")] = None,
+    sft_batch: Annotated[int | None, typer.Option(help="ConvSearch-R1, R3-RAG: sequences of an update there.")] = None,
+    reward: Annotated[
+        str | None,
+        typer.Option(
+            help="ConvSearch-R1: rank-incentive, ndcg, mrr or recall. KnowRL: majority, consensus or "
+            "majority-as-intended."
+        ),
+    ] = None,
+    reward_k: Annotated[int | None, typer.Option(help="ConvSearch-R1: k of ndcg, mrr and recall.")] = None,
+    keep_rank: Annotated[
+        int | None, typer.Option(help="ConvSearch-R1: the worst rank of a rewrite to learn from.")
+    ] = None,
+    depth: Annotated[int | None, typer.Option(help="ConvSearch-R1: ranks beyond it count as not found.")] = None,
+    teacher: Annotated[
+        str | None, typer.Option(metavar="SPEC", help="R3-RAG: the model to imitate first, such as openai/NAME.")
+    ] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(metavar="SPEC|rule", help="R3-RAG: who judges steps and answers; default: the teacher."),
+    ] = None,
+    base_url: Annotated[
+        str | None, typer.Option(help="R3-RAG: of the server for these; default: $OPENAI_BASE_URL.")
+    ] = None,
+    attempts: Annotated[int | None, typer.Option(help="R3-RAG: of the teacher at a question.")] = None,
+    variant: Annotated[str | None, typer.Option(help="R3-RAG: reward both, outcome or process.")] = None,
+    temperature_step: Annotated[
+        float | None, typer.Option(help="R3-RAG: so much warmer is each further rollout of a question.")
+    ] = None,
+    rounds: Annotated[int | None, typer.Option(help="KnowRL: of making up tasks and judging them.")] = None,
+    runs: Annotated[int | None, typer.Option(help="KnowRL: introspection runs of a round, at least.")] = None,
+    candidates: Annotated[int | None, typer.Option(help="KnowRL: tasks to be made up in a round.")] = None,
+    replayed: Annotated[int | None, typer.Option(help="KnowRL: tasks of earlier rounds trained on again.")] = None,
+    measured: Annotated[int | None, typer.Option(help="KnowRL: tasks on which each round is measured.")] = None,
     save_every: Annotated[int | None, typer.Option(help="Steps between checkpoints.")] = None,
     max_failures: Annotated[int | None, typer.Option(help="Failed searches in a row that end the training.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="For hf/…: sequences decoded at once.")] = None,
@@ -87,6 +138,7 @@ def train(  # noqa: PLR0917 (typer reads the options from the signature)
     seed: Annotated[int | None, typer.Option(help="Of rollouts, their order and labels.")] = None,
     log_to: Annotated[str | None, typer.Option(help="tensorboard or trackio, where installed.")] = None,
     device: options.Device = None,
+    api_key: options.ApiKey = None,
 ) -> None:
     """Train a model by a paper's recipe on questions and an index of your own; RUN/model is then a model as
     hf/RUN/model.
@@ -97,52 +149,45 @@ def train(  # noqa: PLR0917 (typer reads the options from the signature)
     """
     parameters = context.params
     if resume is not None:
-        if extra := [name for name in parameters if name not in {"resume", "device"} and _typed(context, name)]:
+        if extra := [
+            name for name in parameters if name not in {"resume", "device", "api_key"} and _typed(context, name)
+        ]:
             raise BadInput(
                 f"a resumed run keeps its settings, so --{extra[0].replace('_', '-')} cannot be given with --resume"
             )
-        _run(resume, lambda listener: _library().resume(resume, device=device, listener=listener))
+        _run(resume, lambda listener: library().resume(resume, device=device, api_key=api_key, listener=listener))
         return
     needed = {"PAPER": paper, "--model SPEC": model, "--questions FILE": questions, "--out RUN": out}
     if missing := [name for name, value in needed.items() if not value]:
         raise BadInput(f"a training needs {', '.join(missing)} (or --resume RUN alone)")
-    if not index:
-        raise BadInput("a training searches; name an index with --index DIR or a /retrieve service with --index URL")
     assert paper is not None
     assert questions is not None
     assert out is not None
     chosen = options.given(**{name: value for name, value in parameters.items() if name not in _BESIDE})
-    library = _library()
+    trainer = library()
+    recipe = trainer.recipe_of(paper)
+    if recipe.searches and not index:
+        raise BadInput("a training searches; name an index with --index DIR or a /retrieve service with --index URL")
+    if not recipe.searches and not _typed(context, "index"):
+        index = ""  # what ken.toml says of it is for others
     # What ken.toml says to all commands is for those that have such an option.
-    has = library.recipe_of(paper).options.model_fields
+    has = recipe.options.model_fields
     chosen = {name: value for name, value in chosen.items() if name in has or _typed(context, name)}
     _run(
         out,
-        lambda listener: library.train_on(
+        lambda listener: trainer.train_on(
             paper,
             model=model,
-            questions=_questions(questions, limit),
+            questions=list(islice(_questions(recipe, questions, gold), limit)),
             index=index,
             out=out,
             log_to=_tracker(log_to),
             device=device,
+            api_key=api_key,
             listener=listener,
             **chosen,
         ),
     )
-
-
-def _library() -> Any:
-    """Loaded late, since it loads torch."""
-    from importlib.util import find_spec
-
-    from ken.core.errors import Unsupported
-
-    if missing := [name for name in ("torch", "transformers", "trl", "accelerate", "datasets") if not find_spec(name)]:
-        raise Unsupported(f"training needs {', '.join(missing)}; install with: pip install 'ken[train]'")
-    import ken.papers.train
-
-    return ken.papers.train
 
 
 def _typed(context: typer.Context, name: str) -> bool:
@@ -150,12 +195,15 @@ def _typed(context: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-def _questions(path: Path, limit: int | None) -> list[Any]:
-    from itertools import islice
+def _questions(recipe: Any, path: Path, gold: Path | None) -> Any:
+    """The questions of a file of the kind that the recipe reads."""
+    if gold is None:
+        return recipe.questions_in(path)
+    if recipe.slug != "convsearch-r1":
+        raise BadInput(f"--gold is for the conversations of convsearch-r1; {recipe.slug} has no use for it")
+    from ken.core.conversation import read_turns
 
-    from ken.core.readers import read_questions
-
-    return list(islice(read_questions(path), limit))
+    return (turn.question() for turn in read_turns(path, gold=gold))
 
 
 def _tracker(name: str | None) -> Any:
@@ -173,7 +221,7 @@ def _run(out: Path, work: Any) -> None:
     except KeyboardInterrupt:
         typer.echo(f"ken: interrupted; what was saved is kept, go on with: {again}", err=True)
         sys.exit(130)
-    except (TrainingError, SourceError) as error:
+    except (TrainingError, SourceError, ModelError) as error:
         if not (out / "run.json").is_file():  # it had not begun
             raise
         raise type(error)(f"{str(error).rstrip('.')}; when that is mended, go on with: {again}") from error
@@ -182,33 +230,7 @@ def _run(out: Path, work: Any) -> None:
     if trained.interrupted:
         typer.echo(f"ken: interrupted; a checkpoint is saved, go on with: {again}", err=True)
         sys.exit(130)
-    _finish(trained)
-
-
-def _finish(trained: Trained) -> None:
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    for stage, log in trained.logs.items():
-        if log.history:
-            first, last = (_mean(entries) for entries in (log.history[:5], log.history[-5:]))
-            changes = ", ".join(f"{name} {first[name]:.2f} → {last[name]:.2f}" for name in first if name in last)
-            console.print(f"{stage}: {len(log.history)} steps, {changes}", markup=False, soft_wrap=True)
-    console.print(f"{trained.model}  the model; its steps are in {trained.out / 'metrics.jsonl'}", soft_wrap=True)
-    settings = trained.settings
-    top_k = settings.options["top_k"]
-    audit = f"--model hf/{trained.model} --index {settings.index} --top-k {top_k}"
-    console.print(f"Try: ken audit {audit} --questions FILE --out DIR", soft_wrap=True, markup=False)
-
-
-def _mean(entries: list[dict[str, float]]) -> dict[str, float]:
-    """What the first or the last steps were like."""
-    shown = ("reward", "searches", "says_yes", "zero_variance")
-    return {
-        name: sum(entry[name] for entry in entries) / len(entries)
-        for name in shown
-        if all(name in entry for entry in entries)
-    }
+    finish(trained)
 
 
 def _speaks() -> bool:
@@ -216,53 +238,3 @@ def _speaks() -> bool:
     from accelerate import PartialState
 
     return bool(PartialState().is_main_process)
-
-
-@contextmanager
-def listening() -> Iterator[Listener]:
-    """A bar with reward and searches where there is a terminal; notes and alarms as lines above it."""
-    _library()
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    from ken.cli.plain import plain
-    from ken.papers.train import Listener
-
-    console = Console(stderr=True, highlight=False)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[numbers]}"),
-        TimeElapsedColumn(),
-        TextColumn("left:"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=None, numbers="")
-
-        def on_progress(progress: Any) -> None:
-            if bar.tasks[task].description != progress.stage:
-                bar.reset(task)
-            numbers = ", ".join(
-                f"{name} {progress.statistics[name]:.2f}"
-                for name in ("reward", "searches", "says_yes")
-                if name in progress.statistics
-            )
-            bar.update(task, description=progress.stage, completed=progress.step, total=progress.steps, numbers=numbers)
-
-        def say(text: str, style: str = "") -> None:
-            _line(console, plain(text), style)
-
-        yield Listener(on_progress, say, lambda alarm: say(f"ALARM {alarm}", "red"))
-
-
-def _line(console: Console, text: str, style: str) -> None:
-    console.print(" ".join(text.split()), style=style or None, markup=False, soft_wrap=True)

@@ -68,6 +68,13 @@ class ConversationTurn(Frozen):
         meta = {**self.meta, "history": exchanges, "depth": self.depth, "supporting_ids": gold}
         return Question(id=self.id, text=self.query, meta=meta)
 
+    @classmethod
+    def of(cls, question: Question) -> ConversationTurn:
+        """The inverse of `question`. Raises `BadInput` when the history is none."""
+        own = {key: value for key, value in question.meta.items() if key not in {"history", "depth", "supporting_ids"}}
+        history = history_of(question)
+        return cls(id=question.id, query=question.text, history=history, gold=question.supporting_ids, meta=own)
+
 
 def history_of(question: Question) -> tuple[Exchange, ...]:
     """The exchanges before a question, from `meta["history"]`: [query, answer] pairs, oldest first.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -34,7 +34,7 @@ from ken.training.conversations_base import (
 )
 from ken.training.lab_checkpoint import built
 from ken.training.rewards.ranked import Ranked
-from ken.training.rewards.ranking import Rank, mrr, ndcg, rank_incentive, recall
+from ken.training.rewards.ranking import Rank, ndcg, rank_incentive, rank_measure, recall
 from ken.training.rl_config import RLConfig
 from ken.training.rollouts import Task
 from ken.training.sft import SFTConfig, sft
@@ -263,9 +263,9 @@ ARMS = (
     Arm("sft-human", "fine-tuned on human rewrites", supervised),
     Arm("warm-up", "fine-tuned on its own rewrites that ranked first", warmed),
     Arm("rir-cold", "rank-incentive GRPO without the warm-up", reinforced(rank_incentive, warm=False)),
-    Arm("recall", "warm-up, then GRPO on Recall@10", reinforced(partial(recall, k=10))),
-    Arm("mrr", "warm-up, then GRPO on MRR@10", reinforced(partial(mrr, k=10))),
-    Arm("ndcg", "warm-up, then GRPO on NDCG@10", reinforced(partial(ndcg, k=10))),
+    Arm("recall", "warm-up, then GRPO on Recall@10", reinforced(rank_measure("recall"))),
+    Arm("mrr", "warm-up, then GRPO on MRR@10", reinforced(rank_measure("mrr"))),
+    Arm("ndcg", "warm-up, then GRPO on NDCG@10", reinforced(rank_measure("ndcg"))),
     Arm("rir", "warm-up, then GRPO on the rank-incentive reward", reinforced(rank_incentive)),
 )
 

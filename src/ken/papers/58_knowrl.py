@@ -14,7 +14,6 @@ from ken.agents import Decide
 from ken.agents.background import run
 from ken.core import Question
 from ken.core.seeding import derive_seed
-from ken.lab.render import questions
 from ken.metrics.feasibility import Feasibility, feasibility
 from ken.models.local import LocalModel
 from ken.papers.catalogue import entry
@@ -23,12 +22,11 @@ from ken.papers.paper import Arm, Claim, Metrics, Paper, gap
 from ken.training.factworld_base import (
     FactWorldBaseConfig,
 )
-from ken.training.factworld_examples import (
-    task_prompt,
-)
+from ken.training.factworld_introspection import FactWorldTasks, stripped
 from ken.training.factworld_variants import smoke_config, variant_config
-from ken.training.introspection import WRITTEN, Introspector, Request
-from ken.training.introspection_rounds import RoundReport, RoundsConfig, train_on_introspection
+from ken.training.introspection import Introspector
+from ken.training.introspection_folder import RoundReport
+from ken.training.introspection_rounds import RoundsConfig, train_on_introspection
 from ken.training.rewards.awareness import decided, verdict_matches
 from ken.training.rewards.chance import by_chance
 from ken.training.rewards.consensus import agree, agree_as_intended, agree_weighted
@@ -101,14 +99,11 @@ class Bench:
 
     @property
     def introspector(self) -> Introspector:
-        """In the format of the lab: `<gen> feasible → entity relation`."""
-        return Introspector(reasons=(), ask=ask, read=self.read, sampling=SAMPLED)
+        return FactWorldTasks(self.tasks).introspector(SAMPLED)
 
     def read(self, text: str) -> Question | None:
         """The question that a made-up task stands for; None when it is about nobody, or a held-out fact."""
-        written = " ".join(text.split())
-        question = self.tasks.get(written)
-        return question and stripped(question, written)
+        return FactWorldTasks(self.tasks).read(text)
 
     @property
     def analyser(self) -> SelfAnalyser:
@@ -147,18 +142,7 @@ class Bench:
 
 def prepare(settings: Settings, seed: int) -> Bench:
     shared = factworld_bench(settings, seed)
-    by_id = {question.id: question for question in questions(shared.world, "demo")}
-    demo = [fact for fact in shared.world.facts if fact.split == "demo"]
-    return Bench(shared, {f"{fact.entity} {fact.relation}": by_id[fact.id] for fact in demo})
-
-
-def ask(request: Request, examples: Sequence[str]) -> str:
-    return task_prompt(request.kind, examples)
-
-
-def stripped(question: Question, written: str = "") -> Question:
-    """The question alone, without its answers or anything that the world knows of it."""
-    return Question(id=question.id, text=question.text, meta={WRITTEN: written} if written else {})
+    return Bench(shared, FactWorldTasks.of(shared.world).questions)
 
 
 def voted(judged: Judged) -> Feasibility:

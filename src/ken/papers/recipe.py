@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, ModelWrapValidatorHandler, ValidationError, model_validator
 
 from ken.agents.strategy import Strategy
-from ken.core import BadInput, Question, Sampling, Trajectory
+from ken.core import BadInput, DataError, Question, Sampling
 from ken.core.frozen import Frozen
+from ken.core.readers import read_questions
 from ken.metrics.decision import Matcher
+from ken.models import Model, load_model
+from ken.papers.work import Work
+from ken.sources import Sources
 
 if TYPE_CHECKING:
     from ken.models.local import LocalModel
     from ken.training.labels.solve_rate import SolveRates
     from ken.training.rl_config import RLConfig
-    from ken.training.rollouts import Reward, Task, Unit
+    from ken.training.sft import SFTConfig
 
 
 class Learning(Frozen):
@@ -26,9 +32,7 @@ class Learning(Frozen):
     steps: of reinforcement learning. questions_per_step, group_size: questions drawn for a step, and rollouts of each.
     lr, kl: learning rate, and weight of the KL term towards the model before the stage.
     minibatches: updates a step; micro_batch: rollouts of one forward pass, for memory (default: all of an update).
-    max_turns: searches of a rollout at most; top_k: passages of a search; max_tokens: of one turn.
-    save_every: steps between checkpoints (0: only when it is interrupted or fails).
-    max_failures: so many searches that fail in a row end the training.
+    max_tokens: of one turn. save_every: steps between checkpoints (0: only when it is interrupted or fails).
     batch_size: sequences that a transformers model decodes at once. vllm, vllm_memory: rollouts by vLLM beside the
     trainer, which may use this share of a GPU's memory. bf16: compute in bfloat16; weights stay float32.
 
@@ -43,12 +47,9 @@ class Learning(Frozen):
     kl: float = Field(default=1e-3, ge=0)
     minibatches: int = Field(default=1, ge=1)
     micro_batch: int | None = Field(default=None, ge=1)
-    max_turns: int = Field(default=4, ge=1)
-    top_k: int = Field(default=3, ge=1)
     max_tokens: int = Field(default=500, ge=1)
     temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     save_every: int = Field(default=50, ge=0)
-    max_failures: int = Field(default=64, ge=1)
     batch_size: int = Field(default=256, ge=1)
     vllm: bool = False
     vllm_memory: float = Field(default=0.3, gt=0, lt=1)
@@ -74,6 +75,16 @@ class Learning(Frozen):
     def compares_groups(self) -> bool:
         """Whether the algorithm compares the rollouts of a group (GRPO), so that one alone teaches nothing."""
         return True
+
+    @property
+    def helpers(self) -> tuple[str, ...]:
+        """The specs of models that help in training, such as a teacher, and are not trained."""
+        return ()
+
+    @property
+    def helpers_url(self) -> str | None:
+        """Where those of them are that stand behind a server; None for $OPENAI_BASE_URL."""
+        return None
 
     @model_validator(mode="after")
     def _two_of_a_group(self) -> Learning:
@@ -101,7 +112,6 @@ class Learning(Frozen):
             "kl": self.kl,
             "minibatches": self.minibatches,
             "micro_batch": self.micro_batch,
-            "max_failures": self.max_failures,
             "save_every": self.save_every,
             "vllm": self.vllm,
             "vllm_memory": self.vllm_memory,
@@ -112,28 +122,80 @@ class Learning(Frozen):
         return RLConfig(**{**fields, **changes})
 
 
+class Searching(Learning):
+    """The options of a recipe whose rollouts search.
+
+    max_turns: searches of a rollout at most; top_k: passages of a search. max_failures: so many searches that fail in a
+    row end the training.
+    """
+
+    max_turns: int = Field(default=4, ge=1)
+    top_k: int = Field(default=3, ge=1)
+    max_failures: int = Field(default=64, ge=1)
+
+    def rl(self, **changes: Any) -> RLConfig:
+        return super().rl(**{"max_failures": self.max_failures, **changes})
+
+
+class FineTuned(Learning):
+    """The options of a recipe that fine-tunes before it reinforces.
+
+    steps: of reinforcement learning; 0 leaves it out. sft_epochs: passes over what was kept; 0 leaves out sampling and
+    fine-tuning, for a model that can do already what they teach. sft_lr, sft_batch: learning rate, and sequences of an
+    update. sft_max_tokens: longer sequences are left out. sft_warmup: share of the updates until the rate is reached.
+    """
+
+    steps: int = Field(default=500, ge=0)
+    sft_epochs: float = Field(default=2.0, ge=0, allow_inf_nan=False)
+    sft_lr: float = Field(default=1e-5, gt=0)
+    sft_batch: int = Field(default=64, ge=1)
+    sft_max_tokens: int = Field(default=4096, ge=2)
+    sft_warmup: float = Field(default=0.0, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _something_to_do(self) -> FineTuned:
+        if not self.steps and not self.sft_epochs:
+            raise BadInput("steps and sft_epochs are both 0, so there is nothing to do; leave one of them at 1 or more")
+        return self
+
+    def sft(self, examples: int) -> SFTConfig:
+        """The settings of fine-tuning on so many sequences."""
+        from ken.training.sft import SFTConfig
+
+        return SFTConfig(
+            epochs=self.sft_epochs,
+            batch=self.sft_batch,
+            micro_batch=self.micro_batch,
+            lr=self.sft_lr,
+            warmup_steps=round(self.sft_warmup * math.ceil(examples / self.sft_batch) * self.sft_epochs),
+            max_tokens=self.sft_max_tokens,
+            gradient_checkpointing=self.gradient_checkpointing,
+            bf16=self.bf16,
+            save_every=self.save_every,
+            seed=self.seed % 2**31,
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Trainee:
     """What a stage is made from: the model as the stages before left it, the questions, and a way to ask it what it
     knows. solve_rates: of all questions, closed book, from so many samples that are matched so, by the policy as it is
     when called.
+
+    folder: of the stage, where it keeps what it has sampled. index, sources: where to search; "" and none for a recipe
+    that does not. beside: loads a model that helps, such as a teacher. on_progress: told how many of how many questions
+    have been sampled; on_note: of what a person should know.
     """
 
     policy: LocalModel
     questions: Sequence[Question]
     solve_rates: Callable[[int, Matcher], SolveRates]
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What a stage trains on, what that earns, and how it learns. filter_by, check: as `filter_by` of `train`, and what
-    is called after every step, to stop a training whose tools are down."""
-
-    tasks: Sequence[Task | Unit]
-    reward: Reward
-    config: RLConfig
-    filter_by: Callable[[Trajectory], float] | None = None
-    check: Callable[[], None] = lambda: None
+    folder: Path = Path()
+    index: str = ""
+    sources: Sources = field(default_factory=Sources)
+    beside: Callable[[str], Model] = load_model
+    on_progress: Callable[[int, int], None] = lambda done, total: None
+    on_note: Callable[[str], None] = lambda note: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,12 +203,31 @@ class Stage:
     """One training of a recipe. name: of its folder; text: what it does, in half a sentence.
     strategies: of its tasks, so that a model that cannot use them is refused before anything is done.
     work: called once the stages before it are done, since labels come from the very weights that are trained next.
+    check: raises `BadInput` for a model with which nothing could be learnt, before anything is written.
     """
 
     name: str
     text: str
     strategies: tuple[Strategy, ...]
     work: Callable[[Trainee], Work]
+    check: Callable[[Trainee], None] = lambda trainee: None
+
+
+def is_address(index: str | Path) -> bool:
+    """Whether an index is a /retrieve service, and not a folder."""
+    return str(index).startswith(("http://", "https://"))
+
+
+def with_answers(questions: Sequence[Question]) -> None:
+    """Raises `BadInput` when a question has no accepted answers."""
+    if without := [q.id for q in questions if not q.answers]:
+        raise BadInput(
+            f"{len(without)} of {len(questions)} questions have no accepted answers, the first is {without[0]!r}; "
+            "training needs golden_answers to reward"
+        )
+
+
+Admit = Callable[[Sequence[Question], str, Callable[[str], None]], Sequence[Question]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,12 +237,28 @@ class Recipe:
     options: their type; its defaults are those of the paper, for language models of some billion parameters.
     lab: defaults that suit a model of the lab, from the options that were given.
     stages: of a training with these options, in order.
+    read: the questions in a file, which is of this kind: `file`. fit: raises `BadInput` for questions, with these
+    options, from which nothing can be learnt. admit: those that this index can judge; of others the third argument is
+    told. searches: whether it needs an index. then: a command to try on the trained model.
     """
 
     slug: str
     options: type[Learning]
     lab: Callable[[Mapping[str, Any]], Mapping[str, Any]]
     stages: Callable[[Any], tuple[Stage, ...]]
+    read: Callable[[Path], Iterator[Question]] = read_questions
+    file: str = "questions with accepted answers: FlashRAG, HotpotQA or MuSiQue"
+    fit: Callable[[Sequence[Question], Any], None] = lambda questions, options: with_answers(questions)
+    admit: Admit = lambda questions, index, on_note: questions
+    searches: bool = True
+    then: str = "ken audit --model hf/{model} --index {index} --top-k {top_k} --questions FILE --out DIR"
+
+    def questions_in(self, path: Path) -> Iterator[Question]:
+        """The questions of a file. Raises `BadInput` for one that is not of the kind that this recipe trains on."""
+        try:
+            yield from self.read(path)
+        except DataError as error:
+            raise BadInput(f"{error} ({self.slug} trains on {self.file})") from error
 
     def chosen(self, given: Mapping[str, Any], *, lab: bool = False) -> Learning:
         """All options: what was given, and defaults. Raises `BadInput`."""

@@ -1,8 +1,8 @@
 """Train a model of your own by a paper's recipe, in a folder from which it can be resumed.
 
 The folder holds run.json (all settings), questions.jsonl (a copy), answers.jsonl (closed-book samples behind labels), a
-folder for every stage but the last, and of the last one metrics.jsonl, checkpoints/ and model/. What is whole is never
-made again, so that the files themselves say where to go on.
+folder for every stage but the last, and of the last one metrics.jsonl, checkpoints/, model/ and what it has sampled.
+What is whole is never made again, so that the files themselves say where to go on.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from ken.core.frozen import Frozen
 from ken.core.readers import read_questions
 from ken.core.seeding import derive_seed
 from ken.metrics.decision import Matcher
-from ken.models import load_model
+from ken.models import Model, load_model
 from ken.models.lab import CHECKPOINTS
 from ken.models.local import LAB_MANIFEST, LocalModel
-from ken.papers.recipe import Learning, Recipe, Stage, Trainee
+from ken.papers.recipe import Learning, Recipe, Stage, Trainee, is_address
 from ken.papers.recipes import recipe_of
+from ken.papers.work import Log, Workshop
 from ken.sources import Sources
 from ken.training.trackers import Tracker, check_tracker, tracker
 
 if TYPE_CHECKING:
     from ken.training.labels.solve_rate import SolveRates
     from ken.training.monitors import Alarm
-    from ken.training.train import TrainingLog
 
 RUN, QUESTIONS, ANSWERS, SOLVE_RATES, MODEL = (
     "run.json",
@@ -51,7 +51,8 @@ RUN, QUESTIONS, ANSWERS, SOLVE_RATES, MODEL = (
 class TrainingRun(Frozen):
     """What a training was asked to do, as run.json keeps it: enough to go on with it from anywhere on this machine.
 
-    model, index: with folders as absolute paths. options: of the recipe, all of them. version: of Ken that began it.
+    model, index: with folders as absolute paths; "" where the recipe does not search. options: of the recipe, all of
+    them. version: of Ken that began it.
     """
 
     paper: str
@@ -64,8 +65,8 @@ class TrainingRun(Frozen):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a training is: in `stage`, done with `step` of `steps`. statistics: of that step; {} while labels are made,
-    when steps are questions.
+    """Where a training is: in `stage`, done with `step` of `steps`. statistics: of that step; {} while something is
+    sampled, when steps are questions.
     """
 
     stage: str
@@ -81,7 +82,7 @@ class Trained:
     out: Path
     settings: TrainingRun
     model: Path | None = None
-    logs: dict[str, TrainingLog] = field(default_factory=dict)
+    logs: dict[str, Log] = field(default_factory=dict)
 
     @property
     def interrupted(self) -> bool:
@@ -102,18 +103,20 @@ def train_on(
     *,
     model: str,
     questions: str | Path | Iterable[Question],
-    index: str | Path,
+    index: str | Path = "",
     out: str | Path,
     log_to: Tracker | None = None,
     device: str | None = None,
+    api_key: str | None = None,
     listener: Listener = Listener(),
     **options: Any,
 ) -> Trained:
     """Train `model` by a paper's recipe; `out`/model is then a model as `hf/OUT/model`.
 
     paper: slug, name or number of one with a recipe (`ken.papers.recipes.RECIPES`). model: hf/NAME_OR_PATH or
-    lab/NAME. questions: a file (see `ken.core.readers`) or `Question`s, each with accepted answers. index: a folder or
-    the address of a /retrieve service. log_to: "tensorboard" or "trackio". options: of the recipe.
+    lab/NAME. questions: a file or `Question`s, as the recipe needs them (`Recipe.file`). index: a folder or the address
+    of a /retrieve service, for a recipe that searches. log_to: "tensorboard" or "trackio". api_key: of the models that
+    help (default: $OPENAI_API_KEY); it is not written down. options: of the recipe.
 
     Called again with the same settings it goes on where it was interrupted, as `resume` does. Raises `BadInput` for
     what cannot work as given, a model that writes no tags among it, `SourceError` when the search engine does not
@@ -122,19 +125,25 @@ def train_on(
     recipe, folder = recipe_of(paper), Path(out)
     spec, lab = _named(model)
     chosen = recipe.chosen(options, lab=lab)
+    _check_index(recipe, index)
     settings = TrainingRun(
         paper=recipe.slug,
         model=spec,
-        index=str(index) if _is_address(index) else str(Path(index).absolute()),
+        index=str(index) if not index or is_address(index) else str(Path(index).absolute()),
         options=chosen.model_dump(mode="json"),
         log_to=log_to,
     )
-    asked = _with_answers(read_questions(questions) if isinstance(questions, str | Path) else questions)
+    asked = list(recipe.questions_in(Path(questions)) if isinstance(questions, str | Path) else questions)
+    if not asked:
+        raise BadInput("there are no questions to train on; give at least one")
+    recipe.fit(asked, chosen)
     known = _claimed(folder, settings, asked)
-    return _trained(folder, settings, recipe, chosen, asked, device, listener, new=not known)
+    return _trained(folder, settings, recipe, chosen, asked, device, api_key, listener, new=not known)
 
 
-def resume(out: str | Path, *, device: str | None = None, listener: Listener = Listener()) -> Trained:
+def resume(
+    out: str | Path, *, device: str | None = None, api_key: str | None = None, listener: Listener = Listener()
+) -> Trained:
     """Go on with the training in `out`; one that is finished is returned as it is. Raises as `train_on`."""
     folder = Path(out)
     settings = read_run(folder)
@@ -142,7 +151,8 @@ def resume(out: str | Path, *, device: str | None = None, listener: Listener = L
     if (folder / MODEL).is_dir():
         return Trained(folder, settings, model=folder / MODEL)
     asked = list(read_questions(folder / QUESTIONS))
-    return _trained(folder, settings, recipe, recipe.chosen(settings.options), asked, device, listener, new=False)
+    chosen = recipe.chosen(settings.options)
+    return _trained(folder, settings, recipe, chosen, asked, device, api_key, listener, new=False)
 
 
 def read_run(out: Path) -> TrainingRun:
@@ -176,20 +186,11 @@ def _named(model: str) -> tuple[str, bool]:
     return f"{kind}/{name}", kind == "lab"
 
 
-def _is_address(index: str | Path) -> bool:
-    return str(index).startswith(("http://", "https://"))
-
-
-def _with_answers(questions: Iterable[Question]) -> list[Question]:
-    asked = list(questions)
-    if not asked:
-        raise BadInput("there are no questions to train on; give at least one")
-    if without := [q.id for q in asked if not q.answers]:
-        raise BadInput(
-            f"{len(without)} of {len(asked)} questions have no accepted answers, the first is {without[0]!r}; training "
-            "needs golden_answers to reward"
-        )
-    return asked
+def _check_index(recipe: Recipe, index: str | Path) -> None:
+    if recipe.searches and not index:
+        raise BadInput("a training searches; name an index with --index DIR or a /retrieve service with --index URL")
+    if index and not recipe.searches:
+        raise BadInput(f"{recipe.slug} does not search, so that an index is of no use to it; leave --index out")
 
 
 def _claimed(folder: Path, settings: TrainingRun, asked: Sequence[Question]) -> bool:
@@ -231,6 +232,7 @@ def _trained(  # noqa: PLR0917
     options: Learning,
     asked: Sequence[Question],
     device: str | None,
+    api_key: str | None,
     listener: Listener,
     *,
     new: bool,
@@ -242,16 +244,19 @@ def _trained(  # noqa: PLR0917
         raise Unsupported(
             "vllm is not installed; install it on a machine with GPUs (pip install vllm), or leave it out"
         )
-    sources = open_sources(settings.index, options.top_k)
+    listener = listener if _first() else Listener()
+    helpers = _Helpers(options, api_key)
+    sources = open_sources(settings.index or None, getattr(options, "top_k", 1))
     try:
+        admitted = recipe.admit(asked, settings.index, listener.on_note)
         stages = recipe.stages(options)
         places = [*(folder / stage.name for stage in stages[:-1]), folder]
         done = sum((place / MODEL).is_dir() for place in places)
         policy = _loaded(f"hf/{places[done - 1] / MODEL}" if done else settings.model, options, device)
-        course = _Course(folder, settings, options, asked, sources, policy, listener if _first() else Listener())
+        course = _Course(folder, settings, options, admitted, sources, policy, helpers, listener)
         if new and _first():
             course.check(stages)
-            course.begin()
+            course.begin(asked)
         result = Trained(folder, settings)
         for stage, place in list(zip(stages, places, strict=True))[done:]:
             log = result.logs[stage.name] = course.run(stage, place)
@@ -260,8 +265,28 @@ def _trained(  # noqa: PLR0917
         result.model = folder / MODEL
         return result
     finally:
+        helpers.close()
         if sources.search is not None:
             run(sources.search.close())
+
+
+class _Helpers:
+    """The models that help in a training, such as a teacher, each loaded once. api_key: of those behind a server."""
+
+    def __init__(self, options: Learning, api_key: str | None) -> None:
+        self._remote = {"base_url": options.helpers_url, "api_key": api_key}
+        self._loaded: dict[str, Model] = {}
+
+    def __call__(self, spec: str) -> Model:
+        """The model of a spec. Raises as `load_model`."""
+        if spec not in self._loaded:
+            self._loaded[spec] = load_model(spec, **(self._remote if spec.startswith("openai/") else {}))
+        return self._loaded[spec]
+
+    def close(self) -> None:
+        """Close their connections."""
+        for model in self._loaded.values():
+            run(model.close())
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,14 +299,19 @@ class _Course:
     asked: Sequence[Question]
     sources: Sources
     policy: LocalModel
+    beside: _Helpers
     listener: Listener
 
     def check(self, stages: Sequence[Stage]) -> None:
         """Raises `SourceError` or `BadInput` for a search engine or a model with which nothing could be learnt."""
-        from ken.training.preflight import check_search, check_tags
+        from ken.training.preflight import check_model, check_search, check_tags
 
+        for spec in self.options.helpers:
+            check_model(self.beside(spec))
         strategies = {strategy.name: strategy for stage in stages for strategy in stage.strategies}
         check_search(self.sources, self.asked[0].text)
+        for stage in stages:
+            stage.check(self.trainee(self.folder))
         check_tags(
             self.policy,
             self.asked,
@@ -290,26 +320,24 @@ class _Course:
             self.options.sampling().but(seed=derive_seed("preflight", self.options.seed)),
         )
 
-    def begin(self) -> None:
+    def begin(self, asked: Sequence[Question]) -> None:
         """Write down what is to be done; run.json last, so that a folder with it is whole."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_whole(self.folder / QUESTIONS, _lines(self.asked))
+            write_whole(self.folder / QUESTIONS, _lines(asked))
             write_whole(self.folder / RUN, self.settings.model_dump_json(indent=2).encode() + b"\n")
         except OSError as error:
             raise BadInput(
                 f"{self.folder} cannot be written ({error.strerror or error}); choose another --out"
             ) from error
 
-    def run(self, stage: Stage, place: Path) -> TrainingLog:
+    def run(self, stage: Stage, place: Path) -> Log:
         """One stage, from its last checkpoint if there is one."""
-        from ken.training.train import train
-
         self.listener.on_note(f"{stage.name}: {stage.text}")
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
             warnings.simplefilter("always", RuntimeWarning)
-            work = stage.work(Trainee(self.policy, self.asked, self.solve_rates))
+            work = stage.work(self.trainee(place))
         for warning in caught:
             if issubclass(warning.category, UserWarning | RuntimeWarning):
                 self.listener.on_note(f"WARNING: {warning.message}")
@@ -317,23 +345,28 @@ class _Course:
         log_to = self.settings.log_to if _first() else None
         with tracker(log_to, folder=place, run=name, settings=self.settings.options) as track:
 
-            def on_step(step: int, statistics: Mapping[str, float]) -> None:
+            def on_step(step: int, steps: int, statistics: Mapping[str, float]) -> None:
                 track(step, statistics)
-                work.check()
-                self.listener.on_progress(Progress(stage.name, step, work.config.steps, statistics))
+                self.listener.on_progress(Progress(stage.name, step, steps, statistics))
 
-            return train(
-                self.policy,
-                work.tasks,
-                work.reward,
-                work.config,
-                sources=self.sources,
-                filter_by=work.filter_by,
-                out=place,
-                resume=True,
-                on_step=on_step,
-                on_alarm=self.listener.on_alarm,
-            )
+            log = work.run(Workshop(self.policy, self.sources, place, on_step, self.listener.on_alarm))
+        if told := work.told():
+            self.listener.on_note(told)
+        return log
+
+    def trainee(self, place: Path) -> Trainee:
+        """What a stage with this folder is made from."""
+        return Trainee(
+            self.policy,
+            self.asked,
+            self.solve_rates,
+            place,
+            self.settings.index,
+            self.sources,
+            self.beside,
+            lambda done, total: self.listener.on_progress(Progress("samples", done, total, {})),
+            self.listener.on_note,
+        )
 
     def solve_rates(self, samples: int, matcher: Matcher) -> SolveRates:
         """Of the policy as it is now. What was sampled before an interruption is not sampled again."""

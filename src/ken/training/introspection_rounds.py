@@ -7,8 +7,10 @@ from outside. Another reward than consensus makes a control of it (random, oracl
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 from pydantic import Field
@@ -19,16 +21,15 @@ from ken.core import BadInput, KenError, TrainingError
 from ken.core.frozen import Frozen
 from ken.core.seeding import derive_seed
 from ken.metrics.diversity import distinct_n, self_bleu
-from ken.metrics.feasibility import Feasibility
 from ken.models.local import LocalModel
 from ken.training.introspection import Introspection, Introspector
+from ken.training.introspection_folder import JudgedTasks, RoundReport, RoundsFolder
 from ken.training.monitors import Alarm, Monitor, Watch
-from ken.training.rewards.consensus import majority_rewards, within_bounds
 from ken.training.rl_config import RLConfig
 from ken.training.rollouts import Reward, Task, Unit
-from ken.training.self_analysis import Analysis, SelfAnalyser, consensus_histogram, intrinsic
+from ken.training.self_analysis import SelfAnalyser, intrinsic
 from ken.training.task_pool import InventedTask, TaskPool
-from ken.training.train import train
+from ken.training.train import TrainingLog, train
 
 GUARDS: tuple[Monitor, ...] = (
     Monitor(
@@ -70,34 +71,6 @@ class RoundsConfig(Frozen):
     difficulty_bounds: tuple[float, float] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class RoundReport:
-    """What a round was like; round 0 is the untrained model and has only what is measured of the model.
-
-    pool: tasks in the pool after the round; candidates: made up and not filtered out; entered: of these into the pool;
-    dropped: by why. histogram: of the candidates' consensus (`BUCKETS`); unreadable: share of judgements.
-    says_feasible: share of judgements of candidates. agreement: intrinsic, single judgements; by_type the same by type
-    of self-knowledge. distinct_1, distinct_2, self_bleu: of all that was written in the round. reward: mean over the
-    updates. alarms: of the guards.
-    """
-
-    round: int
-    pool: int
-    agreement: Feasibility
-    by_type: dict[str, Feasibility]
-    distinct_1: float
-    distinct_2: float
-    self_bleu: float
-    candidates: int = 0
-    entered: int = 0
-    dropped: dict[str, int] = field(default_factory=dict)
-    histogram: tuple[float, ...] = ()
-    unreadable: float = 0.0
-    says_feasible: float = math.nan
-    reward: float = math.nan
-    alarms: tuple[Alarm, ...] = ()
-
-
 def train_on_introspection(
     policy: LocalModel,
     pool: TaskPool,
@@ -109,13 +82,21 @@ def train_on_introspection(
     analyser: SelfAnalyser | None = None,
     strategy: Strategy | None = None,
     guards: Sequence[Monitor] = GUARDS,
+    out: Path | None = None,
     on_round: Callable[[RoundReport], None] = lambda report: None,
+    on_step: Callable[[int, int, Mapping[str, float]], None] = lambda round, step, statistics: None,
+    on_alarm: Callable[[Alarm], None] = lambda alarm: None,
 ) -> list[RoundReport]:
     """Train `policy` in place, let `pool` grow, and report on every round, from round 0, before any training.
 
     reward: of the judgements of a task, such as `within(agree)`. rl: of one round; `units` counts pairs of a task of
     each kind, which keeps the kinds in balance. analyser: judges candidates for the pool, and all tasks when it is
     measured; strategy: judges in training (default: the analyser's).
+
+    out: the folder of `RoundsFolder`, in which what is there already is gone on with: reports, made-up tasks with their
+    judgements, and the training of a round; at the end it holds `model/`. None writes nothing. A training that was
+    interrupted ends without a report of its round. on_step: told of round, step in it, and the step's statistics;
+    on_alarm: of what is wrong in a step.
 
     A task enters the pool by what the policy that made it up says of it, before it is trained on it. Raises `BadInput`
     when the model makes up nothing usable, `TrainingError` when it no longer does, or when a guard stops the training.
@@ -124,65 +105,87 @@ def train_on_introspection(
     judge = analyser or SelfAnalyser()
     how = strategy or judge.strategy
     watch = Watch(guards)
-    reports: list[RoundReport] = []
+    folder = RoundsFolder(out) if out is not None else None
+    reports = folder.reports() if folder else []
+    done = folder.last_done(settings.rounds) if folder else 0
+    if folder and done:
+        folder.restore(policy, done)
 
-    def measured(number: int, seed: int, **rest: object) -> RoundReport:
+    def measured(number: int, reward_of_round: float, judged: JudgedTasks | None) -> RoundReport:
         try:
-            agreement, made = run(intrinsic(policy, author, pool, judge, count=settings.measured, seed=seed))
+            same = derive_seed("intrinsic", rl.seed) % 2**31  # the same draws in every round: what differs is the model
+            agreement, made = run(intrinsic(policy, author, pool, judge, count=settings.measured, seed=same))
         except BadInput as error:
             if not number:
                 raise
             raise TrainingError(f"after round {number} {error}; raise kl, or lower lr") from error
-        written = made.written
-        return RoundReport(
+        report = RoundReport(
             round=number,
             pool=len(pool),
             agreement=agreement.single,
             by_type=agreement.by_type,
-            distinct_1=distinct_n(written, 1),
-            distinct_2=distinct_n(written, 2),
-            self_bleu=self_bleu(written),
-            **rest,  # type: ignore[arg-type]
+            distinct_1=distinct_n(made.written, 1),
+            distinct_2=distinct_n(made.written, 2),
+            self_bleu=self_bleu(made.written),
+            reward=reward_of_round,
         )
+        return report if judged is None else replace(report, **judged.statistics(pool))
 
-    same = derive_seed("intrinsic", rl.seed) % 2**31  # the same draws in every round: what differs is the model
-    reports.append(measured(0, same))
-    on_round(reports[0])
+    def told(report: RoundReport) -> None:
+        reports.append(report)
+        if folder:
+            folder.report(report)
+        on_round(report)
+
+    if not reports:
+        told(measured(0, math.nan, None))
     for number in range(1, settings.rounds + 1):
         seed = derive_seed("round", rl.seed, number) % 2**31
-        made = run(author.run(policy, pool, wanted=settings.candidates, runs=settings.runs, round=number, seed=seed))
-        if not made.candidates:
-            raise _nothing_usable(number, made)
-        analyses = run(judge.run(policy, [task.asked for task in made.candidates]))
-        rng = np.random.default_rng(seed)
-        chosen = [
-            *_within_bounds(made.candidates, analyses, settings.difficulty_bounds),
-            *pool.sample(settings.replayed, rng),
-        ]
-        log = train(policy, balanced_units(chosen, how, rng), reward, rl.model_copy(update={"seed": seed}))
-        entered = pool.admit(made.candidates, [analysis.verdicts for analysis in analyses])
-        votes = [verdict for analysis in analyses for verdict in analysis.verdicts]
-        read = [vote for vote in votes if vote is not None]
-        report = measured(
-            number,
-            same,
-            candidates=len(made.candidates),
-            entered=len(entered),
-            dropped=dict(made.dropped),
-            histogram=consensus_histogram(analyses),
-            unreadable=1 - len(read) / len(votes),
-            says_feasible=sum(read) / len(read) if read else math.nan,
-            reward=float(np.mean([entry["reward"] for entry in log.history])) if log.history else math.nan,
-        )
+        judged = folder.judged(number) if folder else None
+        if judged is None:
+            made = run(
+                author.run(policy, pool, wanted=settings.candidates, runs=settings.runs, round=number, seed=seed)
+            )
+            if not made.candidates:
+                raise _nothing_usable(number, made)
+            analyses = run(judge.run(policy, [task.asked for task in made.candidates]))
+            judged = JudgedTasks(tuple(made.candidates), tuple(one.verdicts for one in analyses), dict(made.dropped))
+            if folder:
+                folder.keep(number, judged)
+        rewards: list[float] = folder.rewards(number) if folder else []
+        log: TrainingLog | None = None
+        if number > done:
+            rng = np.random.default_rng(seed)
+            chosen = [*judged.within(settings.difficulty_bounds), *pool.sample(settings.replayed, rng)]
+            log = train(
+                policy,
+                balanced_units(chosen, how, rng),
+                reward,
+                rl.model_copy(update={"seed": seed}),
+                out=folder.of(number) if folder else None,
+                resume=folder is not None,
+                on_step=partial(on_step, number),
+                on_alarm=on_alarm,
+            )
+            if folder and log.interrupted:
+                return reports
+            rewards = log.curve("reward")
+        pool.admit(judged.tasks, judged.verdicts)
+        if len(reports) > number:
+            continue
+        report = measured(number, float(np.mean(rewards)) if rewards else math.nan, judged)
         yes = report.agreement.says_feasible
         kept = report.distinct_2 / reports[0].distinct_2 if reports[0].distinct_2 else math.nan
         alarms = watch.see(number, {"one_verdict": max(yes, 1 - yes), "diversity_kept": kept})
-        reports.append(replace(report, alarms=tuple(alarms)))
-        on_round(reports[-1])
+        told(replace(report, alarms=tuple(alarms)))
         if stopped := [alarm for alarm in alarms if alarm.monitor.action == "stop"]:
             raise TrainingError(f"introspection was stopped in round {number}: {stopped[0].monitor.problem}")
-        if log.interrupted:
-            break
+        if folder:
+            folder.forget_before(number)
+        if log is not None and log.interrupted:
+            return reports
+    if folder:
+        folder.finish(settings.rounds)
     return reports
 
 
@@ -210,16 +213,3 @@ def _cycled(size: int, count: int, rng: np.random.Generator) -> list[int]:
     while len(places) < count:
         places += [int(i) for i in rng.permutation(size)]
     return places[:count]
-
-
-def _within_bounds(
-    tasks: Sequence[InventedTask], analyses: Sequence[Analysis], bounds: tuple[float, float] | None
-) -> list[InventedTask]:
-    if bounds is None:
-        return list(tasks)
-    low, high = bounds
-    return [
-        task
-        for task, analysis in zip(tasks, analyses, strict=True)
-        if within_bounds(majority_rewards(analysis.verdicts), low=low, high=high)
-    ]

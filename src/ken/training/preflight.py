@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from ken.agents.background import run
 from ken.agents.strategy import Strategy
 from ken.core import BadInput, Question, Sampling, Trajectory
+from ken.models import Message, Model
 from ken.models.local import LocalModel
 from ken.sources import Sources
 
@@ -18,6 +19,11 @@ def check_search(sources: Sources, query: str) -> None:
     """Raises `SourceError` when the search engine does not answer."""
     if sources.search is not None:
         run(sources.search.search(query, sources.top_k))
+
+
+def check_model(model: Model) -> None:
+    """Raises `ModelError` when a model that helps in training, such as a teacher, does not answer."""
+    run(model.generate([Message("user", "Say yes.")], sampling=Sampling(max_tokens=8)))
 
 
 def check_tags(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from transformers.utils import logging as transformers_logging
 
@@ -56,3 +59,36 @@ def restored(policy: LocalModel) -> Iterator[None]:
             policy.model.__dict__.pop("forward", None)
         else:
             policy.model.forward = own
+
+
+class Interruption:
+    """Ctrl-C asks for an end after the step under way, a second one is an ordinary KeyboardInterrupt. SIGTERM asks too:
+    with it, clusters and `accelerate launch` announce that they will kill.
+
+    asked: whether this process was told to end while it was `watched`.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Outside of the main thread, where signals cannot be had, nothing is watched."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        pressed = False
+
+        def ask(number: int, _: Any) -> None:
+            nonlocal pressed
+            if pressed and number == signal.SIGINT:
+                raise KeyboardInterrupt
+            pressed = pressed or number == signal.SIGINT
+            self.asked = True
+
+        previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)

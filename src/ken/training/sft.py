@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -17,15 +18,24 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 from transformers import PrinterCallback, TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig as TRLConfig
 from trl import SFTTrainer
 
 from ken.core import BadInput, TrainingError, Trajectory
 from ken.core.explained import Explained
 from ken.models.local import LocalModel
+from ken.training.checkpoints import (
+    CHECKPOINTS,
+    add_statistics,
+    cut_back,
+    declare_whole,
+    disk_full_explained,
+    last_whole,
+    step_of,
+)
 from ken.training.pretraining import Example
-from ken.training.session import quiet, restored, run_folder
+from ken.training.session import Interruption, quiet, restored, run_folder
+from ken.training.sharding import anyone, whole_state
 from ken.training.train import save_policy
 
 IGNORED = -100  # a label that the loss does not see
@@ -63,15 +73,22 @@ class SFTConfig(Explained):
 class SFTLog:
     """How a fine-tuning went.
 
-    losses: of every step, mean over its policy tokens, in nats. examples: sequences that were trained on; too_long:
-    those left out. tokens, learnt: in one pass, all and those that the loss saw.
+    history: of every step its number, "step", and "loss", the mean over its policy tokens, in nats. examples: sequences
+    that were trained on; too_long: those left out. tokens, learnt: in one pass, all and those that the loss saw.
+    interrupted: it was asked to stop early.
     """
 
-    losses: list[float] = field(default_factory=list)
+    history: list[dict[str, float]] = field(default_factory=list)
     examples: int = 0
     too_long: int = 0
     tokens: int = 0
     learnt: int = 0
+    interrupted: bool = False
+
+    @property
+    def losses(self) -> list[float]:
+        """Of every step, in order."""
+        return [statistics["loss"] for statistics in self.history]
 
 
 def sft(
@@ -85,29 +102,38 @@ def sft(
 ) -> SFTLog:
     """Fine-tune `policy` in place on trajectories (their policy segments) or examples; afterwards it is in eval mode.
 
-    out: folder for `checkpoints/` and, at the end, `model/`; None writes nothing. resume: go on from the last
-    checkpoint in `out`, with the same data and config. on_step: called with (step, steps, loss) after every step.
+    out: folder for `metrics.jsonl`, `checkpoints/` and, at the end, `model/`; None writes nothing. resume: go on from
+    the last whole checkpoint in `out`, with the same data and config. on_step: called with (step, steps, loss) after
+    every step. With `out`, Ctrl-C ends the step under way, writes a checkpoint and returns with `interrupted`; a second
+    one stops at once.
 
     Raises `BadInput` when there is nothing to learn from, or a trajectory has no token ids; `TrainingError` when the
-    loss is no longer a number.
+    loss is no longer a number, or the disk is full.
     """
     settings = config or SFTConfig()
     examples, log = _usable(data, settings.max_tokens)
     pad = policy.tokenizer.pad_token_id
     collate = _Collate(examples, pad if pad is not None else 0)
     with run_folder(out) as folder, quiet(), restored(policy):
-        checkpoints = folder / "checkpoints"
+        checkpoints = folder / CHECKPOINTS
         arguments = _arguments(settings, str(checkpoints), len(examples), cpu=policy.model.device.type == "cpu")
-        trainer = _trainer(policy, arguments, collate, len(examples), _Recorder(log, on_step))
-        last = get_last_checkpoint(str(checkpoints)) if resume and checkpoints.is_dir() else None
+        interruption = Interruption()
+        recorder = _Recorder(log, on_step, folder if out else None, interruption)
+        trainer = recorder.trainer = _trainer(policy, arguments, collate, len(examples), recorder)
+        last = last_whole(checkpoints) if resume else None
+        log.history += cut_back(folder, step_of(last) if last else 0)
         try:
-            trainer.train(resume_from_checkpoint=last)
+            with disk_full_explained(checkpoints), interruption.watched() if out else nullcontext():
+                trainer.train(resume_from_checkpoint=str(last) if last else None)
         finally:
             policy.model.eval()
             policy.forget()
             policy.model.zero_grad(set_to_none=True)
-        if out and trainer.accelerator.is_main_process:
-            save_policy(policy, folder / "model")
+        if out and not log.interrupted:
+            weights = whole_state(trainer.model_wrapped, trainer.accelerator)
+            if trainer.accelerator.is_main_process:
+                save_policy(policy, folder / "model", weights)
+            trainer.accelerator.wait_for_everyone()
     return log
 
 
@@ -246,10 +272,23 @@ class _Collate:
 
 
 class _Recorder(TrainerCallback):
-    """Takes down the losses, and stops when one is not a number."""
+    """Takes down the losses, stops when one is not a number or an end is asked for, and completes checkpoints."""
 
-    def __init__(self, log: SFTLog, on_step: Callable[[int, int, float], None]) -> None:
-        self.log, self.on_step = log, on_step
+    def __init__(
+        self,
+        log: SFTLog,
+        on_step: Callable[[int, int, float], None],
+        folder: Path | None,
+        interruption: Interruption,
+    ) -> None:
+        self.log, self.on_step, self.folder, self.interruption = log, on_step, folder, interruption
+        self.trainer: SFTTrainer
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if anyone(self.interruption.asked, self.trainer.accelerator):
+            # Asked in the last step, there is nothing left to interrupt.
+            self.log.interrupted = state.global_step < state.max_steps
+            control.should_save = control.should_training_stop = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if not logs or "loss" not in logs:
@@ -257,5 +296,12 @@ class _Recorder(TrainerCallback):
         loss = float(logs["loss"])
         if not math.isfinite(loss):
             raise TrainingError(f"the loss is no longer a number at step {state.global_step}; lower lr")
-        self.log.losses.append(loss)
+        statistics = {"step": state.global_step, "loss": loss}
+        self.log.history.append(statistics)
+        if self.folder and state.is_world_process_zero:
+            add_statistics(self.folder, statistics)
         self.on_step(int(state.global_step), int(state.max_steps), loss)
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero:
+            declare_whole(Path(args.output_dir) / f"checkpoint-{state.global_step}", {})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -77,15 +77,22 @@ class TaskPool:
                 raise BadInput(f"the task {task.question.id!r} is in the seed twice; ids must be unique")
 
     @classmethod
-    def from_questions(cls, seeds: Iterable[Question], *, entry: float = ENTRY) -> TaskPool:
-        """A pool of questions that are marked as answerable or not (`read_answerable`)."""
+    def from_questions(
+        cls,
+        seeds: Iterable[Question],
+        *,
+        entry: float = ENTRY,
+        written: Callable[[Question], str] = lambda question: question.text,
+    ) -> TaskPool:
+        """A pool of questions that are marked as answerable or not (`read_answerable`). written: how an author would
+        have written one, for an example to others."""
         tasks = []
         for question in seeds:
             reason = question.meta.get("reason")
             tasks.append(
                 InventedTask(
                     question=question,
-                    written=question.text,
+                    written=written(question),
                     feasible=answerable(question),
                     reason=reason if isinstance(reason, str) else "",
                 )

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import gc
 import json
 import math
 import shutil
-import signal
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,18 +15,24 @@ import torch
 from transformers import TrainerCallback
 
 from ken.core import KenError, SourceError, TrainingError, Trajectory
-from ken.core.files import write_whole
 from ken.models.local import LAB_MANIFEST, LocalModel
 from ken.sources import Sources
+from ken.training.checkpoints import (
+    CHECKPOINTS,
+    STATE,
+    add_statistics,
+    cut_back,
+    declare_whole,
+    disk_full_explained,
+    last_whole,
+    step_of,
+)
 from ken.training.monitors import DEFAULTS, Alarm, Monitor, Watch
 from ken.training.rl import NOTHING, RolloutTrainer, trl_arguments
 from ken.training.rl_config import RLConfig
 from ken.training.rollouts import Reward, Shuffled, Task, Tasks, Unit
-from ken.training.session import quiet, restored, run_folder
+from ken.training.session import Interruption, quiet, restored, run_folder
 from ken.training.sharding import anyone, whole_state
-
-STATE = "ken-state.json"  # written last: a checkpoint without it is not whole
-METRICS = "metrics.jsonl"
 
 
 @dataclass(slots=True)
@@ -73,7 +75,7 @@ def train(
     if not isinstance(tasks, Tasks):
         tasks = Shuffled(tasks, seed=config.seed)
     with run_folder(out) as folder, quiet(), restored(policy):
-        checkpoints = folder / "checkpoints"
+        checkpoints = folder / CHECKPOINTS
         log = TrainingLog()
         arguments = trl_arguments(
             config, str(checkpoints), cpu=policy.model.device.type == "cpu", processes=_processes()
@@ -83,24 +85,17 @@ def train(
             policy, tasks, reward, config, arguments, sources=sources, filter_by=filter_by, callbacks=[recorder]
         )
         recorder.trainer = trainer
-        last = _last_checkpoint(checkpoints) if resume else None
+        last = last_whole(checkpoints) if resume else None
         _begin(trainer, folder, last, log)
         gc.collect()
         gc.freeze()  # a full collection walks through torch and transformers, a quarter of a second every few steps
         try:
-            with recorder.interruptible():
+            with disk_full_explained(checkpoints), recorder.interruption.watched():
                 trainer.train(resume_from_checkpoint=str(last) if last else None)
         except (SourceError, _NotFinite, _Stopped) as error:
             where = _emergency(trainer, checkpoints) if out else "nothing was saved, since no --out was given"
             problem = f"{error}".rstrip(".")
             raise type_of(error)(f"{problem} ({where})") from error
-        except Exception as error:
-            if not _disk_full(error):
-                raise
-            _drop_broken(checkpoints)
-            kept = _last_checkpoint(checkpoints)
-            what = f"the checkpoint {kept.name} is whole" if kept else "there is no earlier checkpoint"
-            raise TrainingError(f"the disk is full; {what}; free space and resume") from error
         finally:
             policy.model.eval()
             policy.forget()
@@ -159,30 +154,7 @@ class _Recorder(TrainerCallback):
         self.config, self.log, self.watch, self.folder = config, log, watch, folder
         self.on_step, self.on_alarm = on_step, on_alarm
         self.trainer: RolloutTrainer
-        self._asked = False
-
-    @contextmanager
-    def interruptible(self) -> Iterator[None]:
-        """Ctrl-C asks for an end after this step, a second one is an ordinary KeyboardInterrupt. SIGTERM asks too: with
-        it, clusters and `accelerate launch` announce that they will kill."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        pressed = False
-
-        def ask(number: int, _: Any) -> None:
-            nonlocal pressed
-            if pressed and number == signal.SIGINT:
-                raise KeyboardInterrupt
-            pressed = pressed or number == signal.SIGINT
-            self._asked = True
-
-        previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+        self.interruption = Interruption()
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         gradients = (p.grad for p in self.trainer.policy.model.parameters() if p.grad is not None)
@@ -195,7 +167,7 @@ class _Recorder(TrainerCallback):
             )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step % self.config.updates == 0 and anyone(self._asked, self.trainer.accelerator):
+        if state.global_step % self.config.updates == 0 and anyone(self.interruption.asked, self.trainer.accelerator):
             self.log.interrupted = True
             control.should_save = self.folder is not None
             control.should_training_stop = True
@@ -208,8 +180,7 @@ class _Recorder(TrainerCallback):
         statistics["step"] = step
         self.log.history.append(statistics)
         if self.folder and state.is_world_process_zero:
-            with (self.folder / METRICS).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(statistics) + "\n")
+            add_statistics(self.folder, statistics)
         self.on_step(step, statistics)
         for alarm in self.watch.see(step, statistics):
             self.log.alarms.append(alarm)
@@ -226,42 +197,19 @@ def complete(trainer: RolloutTrainer, checkpoint: Path) -> None:
     """Add what TRL does not know of to a checkpoint, and with the last file declare it whole."""
     if trainer.critic is not None:
         trainer.critic.save(checkpoint / "critic.pt")
-    state = {"tasks": trainer.tasks.state(), "failures": trainer.failures}
-    write_whole(checkpoint / STATE, json.dumps(state).encode())
+    declare_whole(checkpoint, {"tasks": trainer.tasks.state(), "failures": trainer.failures})
 
 
 def _begin(trainer: RolloutTrainer, folder: Path, last: Path | None, log: TrainingLog) -> None:
     """Take up what a checkpoint holds beside the weights, and cut the metrics back to it."""
-    metrics = folder / METRICS
     if last is None:
-        metrics.unlink(missing_ok=True)
+        cut_back(folder, 0)
         return
     state = json.loads((last / STATE).read_bytes())
     trainer.tasks.restore(state["tasks"])
     if trainer.critic is not None:
         trainer.critic.load(last / "critic.pt")
-    done = int(last.name.rpartition("-")[2]) // trainer.config.updates
-    if metrics.is_file():
-        for line in metrics.read_text(encoding="utf-8").splitlines():
-            try:
-                entry = json.loads(line)
-            except ValueError:  # the last line of a killed run
-                continue
-            if entry["step"] <= done:
-                log.history.append(entry)
-        text = "".join(json.dumps(entry) + "\n" for entry in log.history)
-        write_whole(metrics, text.encode())
-
-
-def _last_checkpoint(checkpoints: Path) -> Path | None:
-    whole = [path for path in checkpoints.glob("checkpoint-*") if (path / STATE).is_file()]
-    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
-
-
-def _drop_broken(checkpoints: Path) -> None:
-    for path in checkpoints.glob("checkpoint-*"):
-        if not (path / STATE).is_file():
-            shutil.rmtree(path, ignore_errors=True)
+    log.history += cut_back(folder, step_of(last) // trainer.config.updates)
 
 
 def _emergency(trainer: RolloutTrainer, checkpoints: Path) -> str:
@@ -273,12 +221,6 @@ def _emergency(trainer: RolloutTrainer, checkpoints: Path) -> str:
         trainer._save_checkpoint(trainer.model, None)
         complete(trainer, checkpoint)
     return f"step {trainer.rollout_step} is saved in {checkpoint}" if step else "before the first step was done"
-
-
-def _disk_full(error: BaseException) -> bool:
-    return (isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}) or (
-        "No space left on device" in str(error) or "os error 28" in str(error)
-    )
 
 
 def _processes() -> int:

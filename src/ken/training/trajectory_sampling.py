@@ -9,23 +9,27 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, cast
 
 from pydantic import Field
 
+from ken.agents.background import together
 from ken.agents.strategy import Strategy
-from ken.core import BadInput, Question, Sampling, Trajectory
+from ken.core import BadInput, ModelError, Question, Sampling, Trajectory
 from ken.core.frozen import Frozen
 from ken.core.seeding import derive_seed
 from ken.models import Instruction, Message, Model
 from ken.models.local import LocalModel
 from ken.sources import Sources
 from ken.training.judges import Judge
+from ken.training.kept_attempts import Kept, KeptAttempts
 from ken.training.pretraining import Example
 
 logger = logging.getLogger(__name__)
 
 Outcome = Literal["right", "wrong", "unanswered", "malformed", "error"]
+
+GIVE_UP_AFTER = 20  # questions at which every attempt fails, in a row: the teacher is down, not a question bad
 
 
 class SamplerConfig(Frozen):
@@ -91,11 +95,18 @@ class TrajectorySampler:
         self._sources = (lambda attempt: sources) if isinstance(sources, Sources) else sources
 
     async def sample(
-        self, questions: Iterable[Question], *, on_done: Callable[[Sampled], None] = lambda sampled: None
+        self,
+        questions: Iterable[Question],
+        *,
+        kept: KeptAttempts | None = None,
+        on_done: Callable[[Sampled], None] = lambda sampled: None,
     ) -> list[Sampled]:
         """All questions, in their order. Those without golds are skipped with a warning: success cannot be told.
 
-        on_done is called as each question ends, in any order. Raises `BadInput` when no question has a gold.
+        kept: where the attempts at every question are kept as it ends, and taken from, verdicts included; a question at
+        which the teacher only failed is tried again. on_done is called as each question ends, in any order. Raises
+        `BadInput` when no question has a gold, `ModelError` when the teacher fails at `GIVE_UP_AFTER` questions in a
+        row.
         """
         given = list(questions)
         usable = [question for question in given if question.answers]
@@ -106,14 +117,28 @@ class TrajectorySampler:
         if not usable:
             raise BadInput("no question has a gold answer; whether an attempt succeeds cannot be told without")
         gate = asyncio.Semaphore(self.config.concurrency)
+        in_a_row = 0
 
         async def one(question: Question) -> Sampled:
-            async with gate:
-                sampled = await self._question(question)
+            nonlocal in_a_row
+            known = kept[question] if kept is not None else None
+            if known is not None:
+                sampled = _restored(question, known)
+            else:
+                async with gate:
+                    sampled = await self._question(question)
+                down = set(sampled.outcomes) == {"error"}
+                in_a_row = in_a_row + 1 if down else 0
+                if in_a_row == GIVE_UP_AFTER:
+                    why = sampled.failures[-1].error
+                    raise ModelError(f"the teacher {self.teacher.spec} failed at {in_a_row} questions in a row ({why})")
+                if kept is not None and not down:
+                    success = [sampled.success] if sampled.success is not None else []
+                    kept.add(question, [*sampled.failures, *success], sampled.outcomes)
             on_done(sampled)
             return sampled
 
-        return list(await asyncio.gather(*map(one, usable)))
+        return await together(map(one, usable))
 
     async def _question(self, question: Question) -> Sampled:
         failures: list[Trajectory] = []
@@ -142,6 +167,13 @@ class TrajectorySampler:
             return "malformed" if trajectory.malformed else "unanswered"
         verdict = await self.judge.correctness(trajectory.question, trajectory.answer)
         return "right" if verdict.score >= 0.5 else "wrong"
+
+
+def _restored(question: Question, known: Kept) -> Sampled:
+    outcomes = tuple(cast("Outcome", outcome) for outcome in known.outcomes)
+    solved = bool(outcomes) and outcomes[-1] == "right"
+    failures = known.attempts[:-1] if solved else known.attempts
+    return Sampled(question, known.attempts[-1] if solved else None, failures, outcomes)
 
 
 def statistics(sampled: Iterable[Sampled], skipped: Sequence[Question] = ()) -> dict[str, DataSetStatistics]:

@@ -7,9 +7,10 @@ yield is told by depth in the conversation. Source: ConvSearch-R1 (arXiv 2505.15
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from ken.agents.background import together
 from ken.agents.rewrite import REWRITE, Rewrite
 from ken.core import BadInput, Sampling, Trajectory
 from ken.core.conversation import ConversationTurn
@@ -17,6 +18,7 @@ from ken.models import Message
 from ken.models.local import LocalModel
 from ken.sources import Sources
 from ken.sources.search.ranks import RankService
+from ken.training.kept_attempts import KeptAttempts
 from ken.training.pretraining import Example
 from ken.training.sft import accepted, examples_of
 
@@ -66,12 +68,15 @@ async def self_driven_warm_up(
     per_turn: int | None = None,
     sampling: Sampling = PAPER,
     shots: Sequence[tuple[ConversationTurn, str]] = (),
+    kept: KeptAttempts | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> WarmUp:
     """Sample rewrites of every turn and keep those that are in form and bring a gold passage to `keep_rank` or better.
 
     samples, keep_rank: of a turn, and the worst rank that is kept; the paper takes 1 and 1. per_turn: keep at most so
     many of one turn. shots: demonstrations for sampling; what is learnt is to answer so without them. Attempts that
-    failed are left out.
+    failed are left out. kept: where samples are kept as they come, and taken from. on_progress: told of turns done, of
+    how many.
 
     Raises `BadInput` for samples or keep_rank below 1, a keep_rank deeper than `ranks` looks, no turns, or a turn
     without gold passages; `SourceError` when the search engine does not answer.
@@ -83,15 +88,27 @@ async def self_driven_warm_up(
     if not turns:
         raise BadInput("there are no turns to warm up on; give at least one")
     strategy = Rewrite(shots=shots)
-    runs = (
-        strategy.run(turn.question(), policy, Sources(), sampling=sampling, sample=i)
-        for turn in turns
-        for i in range(samples)
-    )
-    attempts = await asyncio.gather(*runs)
+    done = 0
+
+    async def sampled(turn: ConversationTurn) -> list[Trajectory]:
+        nonlocal done
+        question = turn.question()
+        known = (kept and kept[question]) or None
+        drawn = list(known.attempts[:samples]) if known else []
+        runs = (
+            strategy.run(question, policy, Sources(), sampling=sampling, sample=i) for i in range(len(drawn), samples)
+        )
+        fresh = await asyncio.gather(*runs)
+        if kept and fresh and all(t.error is None for t in fresh):
+            kept.add(question, [*drawn, *fresh])
+        done += 1
+        on_progress(done, len(turns))
+        return [*drawn, *fresh]
+
+    attempts = [t for of_turn in await together(map(sampled, turns)) for t in of_turn]
     found = _ranks(attempts, ranks)
-    kept = accepted(attempts, lambda t: found.get(id(t), ranks.top_k + 1) <= keep_rank, per_question=per_turn)
-    return WarmUp(tuple(kept), tuple(_row(policy, t, strategy) for t in kept), _yields(attempts, kept))
+    good = accepted(attempts, lambda t: found.get(id(t), ranks.top_k + 1) <= keep_rank, per_question=per_turn)
+    return WarmUp(tuple(good), tuple(_row(policy, t, strategy) for t in good), _yields(attempts, good))
 
 
 def _ranks(attempts: Sequence[Trajectory], ranks: RankService) -> dict[int, int]:

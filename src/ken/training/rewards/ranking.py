@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from typing import TypeGuard
+from functools import partial
+from typing import Literal, TypeGuard
 
 from ken.core import BadInput, Observation, Trajectory
 from ken.training.rewards.completion import written
@@ -42,6 +43,16 @@ def mrr(rank: Rank, k: int = 10) -> float:
 def recall(rank: Rank, k: int = 10) -> float:
     """Recall@k of the best gold passage: 1 up to rank k, else 0. Raises `BadInput` for k < 1."""
     return float(_found(rank, _checked(k)))
+
+
+RankMeasure = Literal["rank-incentive", "ndcg", "mrr", "recall"]
+
+
+def rank_measure(name: RankMeasure, k: int = 10) -> Callable[[Rank], float]:
+    """The measure of a rank called `name`, at `k` where it has one. Raises `BadInput` for k < 1."""
+    if name == "rank-incentive":
+        return rank_incentive
+    return partial({"ndcg": ndcg, "mrr": mrr, "recall": recall}[name], k=_checked(k))
 
 
 def curriculum(rank: Rank, step: int, steps: int) -> float:

@@ -1,0 +1,65 @@
+"""TAPO: search and compute in one transcript, rewarded for the answer alone (arXiv 2510.07038; card 22)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from pydantic import Field
+
+from ken.agents import ToolLoop
+from ken.core import Trajectory
+from ken.papers.recipe import Recipe, Searching, Stage, Trainee
+from ken.papers.recipes.lab import LAB
+from ken.papers.work import Reinforcement
+from ken.training.rewards.tools import accuracy, answer_score, tool_use
+from ken.training.rollouts import Task, each
+
+
+class TapoOptions(Searching):
+    """search, code: which tools are enabled; code runs in a sandbox. max_turns: tool calls of a rollout.
+    max_refills: so many more batches are sampled at most to replace groups whose answers are all right or all wrong.
+    length, buffer: tokens of a response, and of its end, over which it is penalised.
+    """
+
+    steps: int = Field(default=500, ge=1)
+    questions_per_step: int = Field(default=64, ge=1)
+    group_size: int = Field(default=4, ge=1)
+    minibatches: int = Field(default=4, ge=1)
+    warmup_steps: int = Field(default=10, ge=0)
+    kl: float = Field(default=0.0, ge=0)
+    search: bool = True
+    code: bool = True
+    max_refills: int = Field(default=9, ge=0)
+    length: int = Field(default=2048, ge=1)
+    buffer: int = Field(default=1024, ge=1)
+
+
+def _stages(options: TapoOptions) -> tuple[Stage, ...]:
+    loop = ToolLoop(search=options.search, code=options.code, max_turns=options.max_turns)
+
+    def correct(trajectory: Trajectory) -> float:
+        return float(accuracy(answer_score(trajectory, tools=loop.enabled)))
+
+    def work(trainee: Trainee) -> Reinforcement:
+        config = options.rl(
+            loss="dapo",
+            clip_low=0.2,
+            clip_high=0.28,
+            dual_clip=10.0,
+            dynamic_sampling=True,
+            max_refills=options.max_refills,
+        )
+        reward = partial(tool_use, tools=loop.enabled, length=options.length, buffer=options.buffer)
+        tasks = [Task(q, loop, "tools") for q in trainee.questions]
+        return Reinforcement(tasks, each(reward), config, filter_by=correct, check=loop.tools.check)
+
+    return (Stage("tools", "search, compute and answer, rewarded for the answer alone", (loop,), work),)
+
+
+def _lab(_: Mapping[str, Any]) -> dict[str, Any]:
+    return {**LAB, "minibatches": 1, "kl": 0.0, "max_tokens": 24, "length": 96, "buffer": 48}
+
+
+recipe = Recipe("tapo", TapoOptions, _lab, _stages)
