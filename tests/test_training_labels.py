@@ -145,7 +145,8 @@ VICTIM = """
 import asyncio, os, sys
 from ken.core import Question
 from ken.models.scripted import ScriptedModel
-from ken.training.labels import measure_solve_rates, cache
+from ken.training import json_lines
+from ken.training.labels import measure_solve_rates
 
 questions = [Question(id=f"q{i}", text=f"What is number {i}?", answers=(f"right{i}",)) for i in range(6)]
 real, lines = os.write, 0
@@ -160,7 +161,7 @@ def write(handle, data):
         sys.stdin.read()
     return real(handle, data)
 
-cache.os.write = write
+json_lines.os.write = write
 model = ScriptedModel(lambda prompt: "<answer> right" + prompt.split("number ")[1][0] + " </answer>")
 asyncio.run(measure_solve_rates(model, questions, samples=3, cache=sys.argv[1]))
 """
