@@ -161,9 +161,26 @@ def test_decisions_in_the_traces_say_nothing_about_need(world: CalculationWorld,
         assert learnt
         first[kind][opening.replace("think", "answer")] += 1
     assert VARIANTS["search", "code"] == "<tools_search_code>"
-    for count in first.values():
+    helped = config.helped
+    for kind, count in first.items():
         shares = [count[f"<{tag}>"] / count.total() for tag in ("search", "code", "answer")]
-        assert all(abs(share - 1 / 3) < 0.05 for share in shares), count
+        expected = [helped + (1 - helped) / 3, *[(1 - helped) / 3] * 2] if kind == "hybrid" else [1 / 3] * 3
+        assert shares == pytest.approx(expected, abs=0.05), kind
+
+
+def test_hybrids_are_solved_in_the_traces_as_often_as_they_are_helped(world: CalculationWorld, small: Any) -> None:
+    from ken.training.calculation_base import traces
+
+    def solved(helped: float) -> float:
+        config = small.model_copy(update={"traces": 3000, "enabled": (0, 0, 0, 1), "helped": helped})
+        texts = [" ".join(t for t, _ in pieces) for pieces in traces(config, world, np.random.default_rng(0))]
+        hybrids = [text for text in texts if re.search("density|minus", text)]
+        computed = [re.findall(r"<response>(\d+)</response>", text) for text in hybrids]
+        answers = [re.findall(r"<answer> (\S+)", text) for text in hybrids]
+        return sum(c[-1:] == a for c, a in zip(computed, answers, strict=True)) / len(hybrids)
+
+    assert 0.01 < solved(0.0) < 0.1
+    assert solved(1.0) == 1.0
 
 
 def test_no_trace_tells_a_fact_or_a_decision_about_the_worlds_own_entities(world: CalculationWorld, small: Any) -> None:

@@ -36,7 +36,7 @@ from ken.training.lab_checkpoint import (  # noqa: E402
 from ken.training.lab_tokenizer import (  # noqa: E402
     encode,
 )
-from ken.training.pretraining import Example, PretrainingConfig, masked_loss, pretrain  # noqa: E402
+from ken.training.pretraining import Example, PretrainingConfig, Weigh, masked_loss, pretrain  # noqa: E402
 
 SMALL = FactWorldBaseConfig(
     world=FactWorldConfig(entities=12, demo_entities=8, distractors=4, values=5, max_exposures=6),
@@ -141,6 +141,23 @@ def test_pretraining_overfits_ten_examples(world: FactWorld, tokenizer: Any) -> 
     pretrain(model, [ten] * 300, settings, pad_id=0, on_step=lambda step, steps, loss: losses.append(loss))
     assert losses[0] > 1
     assert losses[-1] < 0.05
+
+
+@pytest.mark.parametrize(("weigh", "low", "high"), [("token", 0.42, 0.58), ("batch", 0.7, 1.0)])
+def test_a_choice_that_makes_an_example_short_is_as_likely_as_it_was_shown_if_tokens_weigh_the_same(
+    tokenizer: Any, weigh: Weigh, low: float, high: float
+) -> None:
+    """Half of the examples choose 10 and end, half choose 11 and go on for a while: batches are sorted by length, so by
+    batch the choice of the short ones weighs more."""
+    model = untrained_llama(SMALL, tokenizer)
+    short = Example((1, 4, 10, 2), (False, False, True, True))
+    long = Example((1, 4, 11, *range(20, 40), 2), (False, False, *[True] * 22))
+    pretrain(model, [[short, long] * 1600], PretrainingConfig(batch=16, warmup=10, weigh=weigh), pad_id=0)
+    with torch.no_grad():
+        probabilities = model(torch.tensor([[1, 4]])).logits[0, -1].softmax(-1)
+    choices = probabilities[10:12]
+    assert float(choices.sum()) > 0.85
+    assert low < float(choices[0] / choices.sum()) < high
 
 
 def test_the_same_seed_builds_the_same_checkpoint(tmp_path: Path) -> None:

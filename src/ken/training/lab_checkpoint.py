@@ -26,7 +26,7 @@ from ken.core import BadInput, TrainingError
 from ken.core.frozen import Frozen
 from ken.core.seeding import derive_seed
 from ken.models.local import LocalModel
-from ken.training.pretraining import Example, PretrainingConfig, pretrain
+from ken.training.pretraining import Example, PretrainingConfig, Weigh, pretrain
 
 MANIFEST = "ken-lab.json"
 
@@ -37,8 +37,8 @@ class LabBaseConfig(Frozen):
     """Architecture and pretraining of a base model, as every world has them; a world adds itself and its examples.
 
     context: longest sequence, in tokens. init: standard deviation of the initial weights. batch, lr, weight_decay,
-    warmup, optimizer: as of `PretrainingConfig`. seed: of the initial weights and of the examples. gated: whether the
-    model is measured, and refused where it is not fit for experiments.
+    warmup, optimizer, weigh: as of `PretrainingConfig`. seed: of the initial weights and of the examples. gated:
+    whether the model is measured, and refused where it is not fit for experiments.
 
     called: the world's name.
     """
@@ -56,6 +56,7 @@ class LabBaseConfig(Frozen):
     weight_decay: float = 0.01
     warmup: int = Field(default=100, ge=0)
     optimizer: Literal["adamw", "muon"] = "muon"
+    weigh: Weigh = "batch"
     seed: int = 0
     gated: bool = True
 
@@ -73,6 +74,7 @@ class LabBaseConfig(Frozen):
             warmup=self.warmup,
             seed=self.seed,
             optimizer=self.optimizer,
+            weigh=self.weigh,
         )
 
 

@@ -14,6 +14,8 @@ from torch.nn import functional
 
 from ken.training.muon import Muon
 
+Weigh = Literal["batch", "token"]
+
 
 @dataclass(frozen=True, slots=True)
 class Example:
@@ -30,6 +32,10 @@ class PretrainingConfig:
     """Linear warm-up and cosine decay to zero. batch: sequences a step; lr: peak; seed: order of the examples.
 
     optimizer: "adamw" for all parameters, or "muon" for the hidden matrices and AdamW for the rest.
+
+    weigh: "batch" takes the mean loss of every batch; "token" lets every learnt token of a stage weigh the same.
+    Batches hold examples of similar length, so by batch the tokens of short examples weigh several times those of long
+    ones: content is learnt all the same, but choices that make an example short are learnt as likelier than they are.
     """
 
     batch: int = 32
@@ -39,6 +45,7 @@ class PretrainingConfig:
     grad_clip: float = 1.0
     seed: int = 0
     optimizer: Literal["adamw", "muon"] = "adamw"
+    weigh: Weigh = "batch"
 
 
 def pretrain(
@@ -56,7 +63,11 @@ def pretrain(
     """
     started = time.perf_counter()
     rng = np.random.default_rng(config.seed)
-    batches = [batch for examples in stages for batch in _batches(examples, config.batch, rng)]
+    batches = [
+        (batch, scale)
+        for examples in stages
+        for batch, scale in _weighed(_batches(examples, config.batch, rng), config)
+    ]
     optimizers = _optimizers(model, config)
 
     def schedule(step: int) -> float:
@@ -66,9 +77,9 @@ def pretrain(
 
     schedulers = [torch.optim.lr_scheduler.LambdaLR(optimizer, schedule) for optimizer in optimizers]
     model.train()
-    for step, batch in enumerate(batches, start=1):
+    for step, (batch, scale) in enumerate(batches, start=1):
         loss = masked_loss(model, batch, pad_id)
-        loss.backward()
+        (loss * scale).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
         for optimizer, scheduler in zip(optimizers, schedulers, strict=True):
             optimizer.step()
@@ -106,6 +117,15 @@ def masked_loss(model: Any, batch: Sequence[Example], pad_id: int) -> torch.Tens
     wanted = learn[:, 1:]
     hidden = model.model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state[wanted]
     return functional.cross_entropy(model.lm_head(hidden), ids[:, 1:][wanted])
+
+
+def _weighed(batches: Iterator[list[Example]], config: PretrainingConfig) -> list[tuple[list[Example], float]]:
+    """The batches of a stage, each with what its mean loss is to be multiplied by."""
+    made = list(batches)
+    if config.weigh == "batch":
+        return [(batch, 1.0) for batch in made]
+    learnt = [sum(sum(example.learn[1:]) for example in batch) for batch in made]
+    return [(batch, tokens * len(made) / sum(learnt)) for batch, tokens in zip(made, learnt, strict=True)]
 
 
 def _batches(examples: Sequence[Example], size: int, rng: np.random.Generator) -> Iterator[list[Example]]:
