@@ -8,6 +8,7 @@ it against `transformers.generate`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import InitVar, dataclass, field
 from functools import partial
 from operator import itemgetter
@@ -20,6 +21,7 @@ from transformers import DynamicCache
 
 from ken.core import ModelError, Sampling
 from ken.models.kept_turns import KeptTurns
+from ken.models.one_thread import one_thread
 from ken.models.plain_forward import Forward, plain_forward
 
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # how tokenizers write the first bytes of a character
@@ -158,7 +160,23 @@ def decode(
     for row in rows:
         prompts.setdefault(row.prompt, []).append(row)
     places = list(prompts.values())  # the open rows of each place in the batch
-    forward = plain_forward(model) or partial(_forward, model)
+    plain = plain_forward(model)
+    with one_thread() if plain is not None else nullcontext():
+        forward = plain or partial(_forward, model)
+        _decode(model, forward, places, tokenizer, end_ids=end_ids, pad_id=pad_id, limit=limit, turns=turns)
+
+
+def _decode(
+    model: Any,
+    forward: Forward,
+    places: list[list[Row]],
+    tokenizer: Any,
+    *,
+    end_ids: frozenset[int],
+    pad_id: int,
+    limit: int,
+    turns: KeptTurns | None,
+) -> None:
     cache, logits, mask = _prefilled(model, forward, [shared[0] for shared in places], pad_id, turns)
     positions = mask.sum(-1, keepdim=True) - 1
     live: list[Row] = []
