@@ -391,19 +391,21 @@ def test_alarms_and_notes_are_printed_as_text(capsys: pytest.CaptureFixture[str]
 
 
 def test_trackio_is_told_of_every_step_and_goes_on_in_the_same_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     calls: list[tuple[str, Any]] = []
     fake = types.ModuleType("trackio")
     fake.__spec__ = types.SimpleNamespace()  # type: ignore[assignment]
     fake.init = lambda **options: calls.append(("init", options))  # type: ignore[attr-defined]
     fake.log = lambda metrics, step: calls.append(("log", (step, metrics)))  # type: ignore[attr-defined]
-    fake.finish = lambda: calls.append(("finish", None))  # type: ignore[attr-defined]
+    fake.finish = lambda: [calls.append(("finish", None)), print("uploading")]  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "trackio", fake)
     with tracker("trackio", folder=tmp_path, run="ikea/run", settings={"lr": 1}) as log:
         log(1, {"reward": 0.5})
     init = {"project": "ken", "name": "ikea/run", "config": {"lr": 1}, "resume": "allow"}
     assert calls == [("init", init), ("log", (1, {"reward": 0.5})), ("finish", None)]
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", "uploading\n"), "what it says is no part of the command's output"
 
 
 def test_tensorboard_has_the_curve(tmp_path: Path) -> None:

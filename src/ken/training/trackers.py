@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -60,10 +61,12 @@ class _Trackio:
         import trackio
 
         self.trackio = trackio
-        trackio.init(project="ken", name=run, config=dict(settings), resume="allow")
+        with redirect_stdout(sys.stderr):  # it talks, and stdout may be somebody's JSON
+            trackio.init(project="ken", name=run, config=dict(settings), resume="allow")
 
     def log(self, step: int, statistics: Mapping[str, float]) -> None:
         self.trackio.log(dict(statistics), step=step)
 
     def close(self) -> None:
-        self.trackio.finish()
+        with redirect_stdout(sys.stderr):
+            self.trackio.finish()
