@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,14 @@ from typing import Any
 import pytest
 from tiny_models import byte_level_tokenizer, generate, says, write_model
 
-from ken.core import BadInput, Sampling
+from ken.core import BadInput, ModelError, Sampling
 from ken.models import Generation, Message
 
 torch = pytest.importorskip("torch", reason="local models need torch; install with: pip install 'ken[lab]'")
 
 from transformers import AutoConfig, DynamicCache  # noqa: E402
 
+from ken.models import decoding  # noqa: E402
 from ken.models.decoding import Row  # noqa: E402
 from ken.models.kept_turns import KeptTurns  # noqa: E402
 from ken.models.local import LocalModel  # noqa: E402
@@ -89,6 +91,61 @@ def test_conversations_that_end_otherwise_than_at_a_stop_are_read_again_beside_t
     assert_same(
         made, converse(LocalModel(folder, kept_bytes=0), [f"Question {i}?" for i in range(12)], turns=4, late=3)
     )
+
+
+def test_what_is_written_does_not_depend_on_the_threads_that_share_the_rows(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares: list[tuple[int, int]] = []  # thread and rows
+
+    def noted(places: Any, **options: Any) -> None:
+        shares.append((threading.get_ident(), sum(map(len, places))))
+        real(places, **options)
+
+    real = decoding._decode
+    monkeypatch.setattr(decoding, "_decode", noted)
+    questions = [f"Question {i % 40}?" for i in range(80)]
+    before, made = torch.get_num_threads(), {}
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            shares.clear()
+            made[count] = converse(LocalModel(folder), questions, late=20)
+            shared_out = len({thread for thread, _ in shares}) > 1
+            assert shared_out == (count > 1 and "llama" in str(folder)), (
+                "only plain models, and only on several threads"
+            )
+            assert sum(rows for _, rows in shares) == 3 * len(questions) + 20
+            assert torch.get_num_threads() == count
+    finally:
+        torch.set_num_threads(before)
+    assert_same(made[1], made[3])
+
+
+class Broken(Row):
+    def extend(self, *_: Any) -> None:
+        raise ModelError("broken")
+
+
+def test_what_goes_wrong_in_one_share_is_told_once_all_have_ended(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "llama" not in str(folder):
+        pytest.skip("only plain models are shared out")
+    monkeypatch.setattr(decoding, "FEWEST_ROWS", 1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    model = LocalModel(folder)
+    rows = [(Broken if i == 3 else Row)((5 + i,), Sampling(max_tokens=4)) for i in range(4)]
+    try:
+        with pytest.raises(ModelError, match="broken"):
+            decoding.decode(
+                model.model, model.tokenizer.backend_tokenizer, rows, end_ids=model.end_ids, pad_id=0, limit=64
+            )
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert all(row.ended for row in rows[:2]), "the other share was written to its end"
 
 
 def in_place(model: Any) -> None:

@@ -8,7 +8,7 @@ it against `transformers.generate`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import InitVar, dataclass, field
 from functools import partial
 from operator import itemgetter
@@ -23,6 +23,9 @@ from ken.core import ModelError, Sampling
 from ken.models.kept_turns import KeptTurns
 from ken.models.one_thread import one_thread
 from ken.models.plain_forward import Forward, plain_forward
+
+MOST_THREADS = 4  # beyond, they wait for Python
+FEWEST_ROWS = 16  # worth a thread
 
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # how tokenizers write the first bytes of a character
 PENDING = 8  # tokens after which bytes that still form no character never will (UTF-8 needs at most four)
@@ -136,7 +139,6 @@ class Row:
         self.tokens.append(piece)
 
 
-@torch.inference_mode()
 def decode(
     model: Any,
     tokenizer: Any,
@@ -155,23 +157,55 @@ def decode(
     Rows of the same tokens share one place in the batch until they differ: attempts at one question their prompt and as
     much as they agree on, which in a policy that is sure of itself is a lot. Places that are done leave the batch once
     they are an eighth of it (leaving costs one copy of the cache, as every step does). Raises `ModelError` on NaN.
+
+    For a small model two threads on one kernel are slower than one, but two threads with half of the rows each are
+    faster: where `plain_forward` is used, the rows are shared out.
     """
     prompts: dict[tuple[int, ...], list[Row]] = {}
     for row in rows:
         prompts.setdefault(row.prompt, []).append(row)
     places = list(prompts.values())  # the open rows of each place in the batch
     plain = plain_forward(model)
-    with one_thread() if plain is not None else nullcontext():
-        forward = plain or partial(_forward, model)
-        _decode(model, forward, places, tokenizer, end_ids=end_ids, pad_id=pad_id, limit=limit, turns=turns)
+    write = partial(
+        _decode,
+        model=model,
+        tokenizer=tokenizer,
+        forward=plain or partial(_forward, model),
+        end_ids=end_ids,
+        pad_id=pad_id,
+        limit=limit,
+        turns=turns,
+    )
+    if plain is None:
+        write(places)
+        return
+    first, *others = _shares(places, min(torch.get_num_threads(), MOST_THREADS))
+    with one_thread(), ThreadPoolExecutor(max(1, len(others)), initializer=partial(torch.set_num_threads, 1)) as pool:
+        written = [pool.submit(write, share) for share in others]
+        write(first)
+        for share in written:
+            share.result()
 
 
+def _shares(places: Sequence[list[Row]], most: int) -> list[list[list[Row]]]:
+    """The places in up to `most` parts of about as many rows each."""
+    rows = sum(map(len, places))
+    parts = max(1, min(most, len(places), rows // FEWEST_ROWS))
+    shares: list[list[list[Row]]] = [[] for _ in range(parts)]
+    before = 0
+    for place in places:
+        shares[before * parts // rows].append(place)
+        before += len(place)
+    return [share for share in shares if share]
+
+
+@torch.inference_mode()
 def _decode(
-    model: Any,
-    forward: Forward,
     places: list[list[Row]],
-    tokenizer: Any,
     *,
+    model: Any,
+    tokenizer: Any,
+    forward: Forward,
     end_ids: frozenset[int],
     pad_id: int,
     limit: int,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -43,7 +44,7 @@ class KeptTurns:
 
     Everything is forgotten when the weights change. That is read off the parameters: where they lie, how often they
     were written to in place, and a few of their numbers, since fused optimizers write without counting (torch 2.13). A
-    trainer says so itself, by `forget`.
+    trainer says so itself, by `forget`. Threads may share it.
     """
 
     def __init__(self, most: int) -> None:
@@ -52,6 +53,7 @@ class KeptTurns:
         self._blocks: deque[_Block] = deque()
         self._size = 0
         self._weights: object = None
+        self._lock = Lock()
 
     def keep(self, cache: DynamicCache, mask: torch.Tensor, ended: Mapping[int, Row]) -> None:
         """Keep what was computed for rows that have just ended, given by their place in the batch: all of their tokens
@@ -67,11 +69,12 @@ class KeptTurns:
             return
         states = tuple(tuple(part.index_select(0, places) for part in layer) for layer in layers)
         block = _Block(states, mask[places], names)
-        self._blocks.append(block)
-        self._size += block.size
-        self._places.update((name, (block, i)) for i, name in enumerate(names))
-        while self._size > self.most:
-            self._drop(self._blocks.popleft())
+        with self._lock:
+            self._blocks.append(block)
+            self._size += block.size
+            self._places.update((name, (block, i)) for i, name in enumerate(names))
+            while self._size > self.most:
+                self._drop(self._blocks.popleft())
 
     def _drop(self, block: _Block) -> None:
         self._size -= block.size
@@ -81,6 +84,10 @@ class KeptTurns:
 
     def forget(self) -> None:
         """Keep nothing: the weights are others now."""
+        with self._lock:
+            self._forget()
+
+    def _forget(self) -> None:
         self._places.clear()
         self._blocks.clear()
         self._size = 0
@@ -90,10 +97,11 @@ class KeptTurns:
         parameters = list(model.parameters())
         some = torch.cat([p.detach().reshape(-1)[:: max(1, p.numel() // 4)].float() for p in parameters])
         weights = [(p.data_ptr(), p._version) for p in parameters], some.tolist()
-        if weights != self._weights:
-            self.forget()
-            self._weights = weights
-        return [self._places.get(prompt) for prompt in prompts]
+        with self._lock:
+            if weights != self._weights:
+                self._forget()
+                self._weights = weights
+            return [self._places.get(prompt) for prompt in prompts]
 
     def restore(self, model: Any, found: Sequence[Place]) -> tuple[DynamicCache, torch.Tensor]:
         """A cache of these, padded on the left, and its mask [found, columns]."""
