@@ -9,13 +9,14 @@ from ken.agents.direct import Direct
 from ken.agents.ircot import Ircot
 from ken.agents.rag import Rag
 from ken.agents.search import SearchLoop
+from ken.agents.self_ask import SelfAsk
 from ken.agents.stepwise import Stepwise
 from ken.agents.strategy import Strategy
 from ken.agents.tools import ToolLoop
 from ken.core import BadInput
 
 STRATEGIES: dict[str, Callable[[], Strategy]] = {
-    s.name: s for s in (Direct, Rag, SearchLoop, Adaptive, Ircot, Stepwise, ToolLoop)
+    s.name: s for s in (Direct, Rag, SearchLoop, Adaptive, Ircot, SelfAsk, Stepwise, ToolLoop)
 }
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Ircot",
     "Rag",
     "SearchLoop",
+    "SelfAsk",
     "Stepwise",
     "Strategy",
     "ToolLoop",

@@ -18,7 +18,9 @@ def ask(  # noqa: PLR0917 (typer reads the options from the signature)
     model: options.Model = "",
     strategy: Annotated[
         str,
-        typer.Option(help="direct, rag, search, adaptive, ircot, stepwise or tools (which runs code in a sandbox)."),
+        typer.Option(
+            help="direct, rag, search, adaptive, ircot, self-ask, stepwise or tools (which runs code in a sandbox)."
+        ),
     ] = "adaptive",
     top_k: options.TopK = 3,
     trace: Annotated[bool, typer.Option("--trace", help="Show every step.")] = False,
