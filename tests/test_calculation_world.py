@@ -270,6 +270,21 @@ def test_a_smoke_build_takes_seconds_is_cached_and_unfit(tmp_path: Path, monkeyp
     assert set(CONTROLS) <= {token.content for token in model.tokenizer.added_tokens_decoder.values() if token.special}
 
 
+def test_a_build_tells_a_log_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from typer.testing import CliRunner
+
+    from ken.cli.lab import app
+    from ken.training.calculation_base import smoke_config
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("ken.training.lab_bases.lab_base", lambda world, **options: smoke_config())
+    done = CliRunner().invoke(app, ["build", "calculation", "--threads", "1"])
+    assert done.exit_code == 0, done.output
+    told = re.findall(r"^step (\d+) of (\d+), loss \d+\.\d{3}$", done.stderr, re.MULTILINE)
+    assert 9 <= len(told) <= 11
+    assert "parameters" in done.stdout
+
+
 def test_a_build_touches_no_folder_that_holds_something_else(tmp_path: Path) -> None:
     from ken.training.calculation_base import smoke_config
     from ken.training.lab_checkpoint import build_checkpoint

@@ -64,6 +64,8 @@ def build(
 
             def on_step(step: int, steps: int, loss: float) -> None:
                 bar.update(task, completed=step, total=steps, loss=f"{loss:.3f}")
+                if not console.is_terminal and step % max(1, steps // 10) == 0:  # a log: a line each tenth
+                    console.print(f"step {step} of {steps}, loss {loss:.3f}", highlight=False)
 
             if out:
                 manifest = build_checkpoint(config, out, on_step=on_step)
