@@ -64,7 +64,7 @@ def build(
 
             def on_step(step: int, steps: int, loss: float) -> None:
                 bar.update(task, completed=step, total=steps, loss=f"{loss:.3f}")
-                if not console.is_terminal and step % max(1, steps // 10) == 0:  # a log: a line each tenth
+                if not console.is_terminal and step * 10 // steps > (step - 1) * 10 // steps:  # a log: a line a tenth
                     console.print(f"step {step} of {steps}, loss {loss:.3f}", highlight=False)
 
             if out:
