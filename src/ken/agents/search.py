@@ -38,18 +38,23 @@ class SearchLoop(Strategy):
             if isinstance(action, Malformed):
                 attempt.observe(INVALID_ACTION)
                 continue
-            passages = await attempt.search(action.query)
-            if passages is None:
-                attempt.observe(SEARCH_FAILED)
-            elif passages:
-                attempt.observe(f"\n\n{render_passages(passages)}\n\n")
-            else:
-                attempt.observe(NOTHING_FOUND)
+            await look_up(attempt, action.query)
         generation = await attempt.generate(stop=STOP)
         if isinstance(_act(attempt, generation), Search):  # one reminder, then it ends with or without an answer
             attempt.steps.append(Malformed(text=generation.text, problem="a search after the last turn"))
             attempt.observe(NO_MORE_SEARCHES)
             await write_answer(attempt, reminders=0)
+
+
+async def look_up(attempt: Attempt, query: str) -> None:
+    """Search, and show the model what was found, or that nothing was."""
+    passages = await attempt.search(query)
+    if passages is None:
+        attempt.observe(SEARCH_FAILED)
+    elif passages:
+        attempt.observe(f"\n\n{render_passages(passages)}\n\n")
+    else:
+        attempt.observe(NOTHING_FOUND)
 
 
 def _act(attempt: Attempt, generation: Generation) -> Search | Answer | Malformed:

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 
 from ken.agents.attempt import Attempt
 from ken.agents.confidence import span_probability
-from ken.agents.instructions import NOTHING_FOUND, SEARCH_FAILED
-from ken.agents.protocol import escape, render_passages
+from ken.agents.protocol import escape
+from ken.agents.search import look_up
 from ken.agents.strategy import Strategy
 from ken.core import Answer, BadInput, Malformed, Search, Thought
 from ken.models.conversation import Instruction
@@ -118,11 +118,7 @@ class SelfAsk(Strategy):
             if isinstance(action, Malformed):
                 attempt.observe(WRONG_FORM)
                 continue
-            passages = await attempt.search(action.query)
-            if passages is None:
-                attempt.observe(SEARCH_FAILED)
-            else:
-                attempt.observe(f"\n{render_passages(passages)}\n" if passages else NOTHING_FOUND)
+            await look_up(attempt, action.query)
         if not isinstance(await _turn(attempt, last=True), Answer):
             attempt.observe(f"\n{FINAL}")
             await _turn(attempt, last=True, opening=FINAL)
