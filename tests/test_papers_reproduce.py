@@ -95,6 +95,10 @@ def test_more_seeds_and_more_arms_run_only_what_is_new():
     results = reproduce(paper, seeds=3, arms=["all"])
     assert logged()[before:] == ["bench:0", "half:0", "bench:1", "half:1", "bench:2", "half:2"]
     assert results.claims[3].verdict == "holds"
+    before = len(logged())
+    assert reproduce(paper, seeds=3).claims[3].verdict == "holds", "what was measured of the optional arm stays"
+    assert "half" not in reproduce(paper, seeds=4).arms, "a seed of it is missing"
+    assert logged()[before:] == ["bench:3", "base:3", "method:3"]
 
 
 def test_other_settings_are_another_experiment():

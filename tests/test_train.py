@@ -19,6 +19,7 @@ from ken.models.local import LAB_MANIFEST, LocalModel
 from ken.sources import Sources
 from ken.training import train as training
 from ken.training.checkpoints import METRICS, STATE
+from ken.training.critic import Critic
 from ken.training.monitors import DEFAULTS, Monitor, Watch
 from ken.training.rl_config import RLConfig
 from ken.training.rollouts import Task, each
@@ -165,6 +166,35 @@ def test_a_loss_that_is_no_number_ends_the_training_before_it_is_taken(tmp_path:
         train(model, TASKS, each(right_word), RLConfig(**settings(steps=9)), out=tmp_path / "run", on_step=poison)
     saved = LocalModel(tmp_path / "run" / "checkpoints" / "checkpoint-3", device="cpu")
     assert all(parameter.isfinite().all() for parameter in saved.model.parameters())
+
+
+def test_a_critic_that_is_no_number_ends_the_training_before_the_policy_learns_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = bandit_model(tmp_path / "model")
+    real, calls = Critic.values, []
+
+    def values(self: Critic, batch: Any) -> Any:
+        calls.append(1)
+        return real(self, batch) * (float("nan") if len(calls) == 3 else 1.0)
+
+    monkeypatch.setattr(Critic, "values", values)
+    config = RLConfig(**settings(steps=9, advantage="gae"))
+    with pytest.raises(TrainingError, match=r"critic's values are no longer numbers at step 3.*step 2 is saved"):
+        train(model, TASKS, each(right_word), config, out=tmp_path / "run")
+    assert (tmp_path / "run" / "checkpoints" / "checkpoint-2" / "critic.pt").is_file()
+
+
+def test_a_disk_that_is_full_when_the_model_is_saved_is_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(training, "save_policy", full)
+    model = bandit_model(tmp_path / "model")
+    with pytest.raises(TrainingError, match="the disk is full; the checkpoint checkpoint-4 is whole; free space"):
+        train(model, TASKS, each(right_word), RLConfig(**settings(steps=4, save_every=2)), out=tmp_path / "run")
 
 
 def test_a_full_disk_leaves_the_checkpoint_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -141,11 +141,12 @@ def test_search_r1_is_the_paper_at_full_size() -> None:
     c = work.config
     assert (c.units, c.group_size, c.minibatches, c.lr, c.kl, c.advantage) == (512, 5, 2, 1e-6, 1e-3, "group")
     assert (c.sampling.temperature, c.sampling.max_tokens, c.mask_observations) == (1.0, 500, True)
+    assert (c.loss, c.entropy_bonus) == ("grpo", 1e-3)
     assert {task.strategy.max_turns for task in work.tasks} == {4}
     (ppo,) = works("search-r1", RATES, algo="ppo")
     c = ppo.config
     assert (c.group_size, c.advantage, c.kl, c.kl_in_reward, c.critic_lr) == (1, "gae", 0.0, 1e-3, 1e-5)
-    assert (c.gamma, c.lam) == (1.0, 1.0)
+    assert (c.gamma, c.lam, c.loss, c.entropy_bonus) == (1.0, 1.0, "bnpo", 1e-3)
 
 
 def test_adasearch_solves_in_both_modes_and_then_decides_by_its_own_solve_rate() -> None:
@@ -184,6 +185,7 @@ def test_ikea_trains_on_as_many_questions_that_it_knows_as_not() -> None:
     chosen = [task.question.id[:4] for task in work.tasks]
     assert (chosen.count("easy"), chosen.count("hard")) == (3, 3)
     assert (work.config.group_size, work.config.sampling.greedy_thoughts) == (16, False)
+    assert work.config.entropy_bonus == 1e-3
     with pytest.raises(BadInput, match="no boundary to learn"):
         works("ikea", rates, threshold=0.5)
 

@@ -234,6 +234,20 @@ def test_values_out_of_range(field: dict[str, Any]) -> None:
         SFTConfig(**field)
 
 
+def test_a_loss_that_is_no_number_ends_the_training_before_it_is_taken(policy: LocalModel, tmp_path: Path) -> None:
+    def poison(step: int, steps: int, loss: float) -> None:
+        if step == 2:
+            next(iter(policy.model.parameters())).register_hook(lambda gradient: gradient * float("nan"))
+
+    examples = [Example((5, 6, 7 + i), (False, True, True)) for i in range(6)]
+    config = SFTConfig(epochs=1, batch=1, save_every=1)
+    with pytest.raises(TrainingError, match=r"no longer a number at step 3.*step 2 is saved in .*checkpoint-2"):
+        sft(policy, examples, config, out=tmp_path / "run", on_step=poison)
+    saved = LocalModel(tmp_path / "run" / "checkpoints" / "checkpoint-2", device="cpu")
+    assert all(parameter.isfinite().all() for parameter in saved.model.parameters())
+    assert len(sft(saved, examples, config, out=tmp_path / "run", resume=True).losses) == 6
+
+
 def test_a_loss_that_is_no_number_stops_the_training(policy: LocalModel) -> None:
     with torch.no_grad():
         next(iter(policy.model.parameters())).fill_(float("nan"))

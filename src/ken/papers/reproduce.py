@@ -65,9 +65,10 @@ def reproduce(
     """Run `arms` on the seeds seed_base … seed_base + seeds − 1, judge the claims, and write both down.
 
     smoke: the paper's tiny settings, and no verdicts. arms: names, or "all" for the optional ones too; default: all
-    that are not optional. settings: those of the paper that are to differ, by name (see `changed`). out: the folder for
-    SLUG.json. By default it is `results`, where other seeds than 0, 1, …, a choice of arms and other settings get names
-    of their own (see `results_path`), and for a smoke run none: nothing is written.
+    that are not optional, and beside them those of which all seeds were run before. settings: those of the paper that
+    are to differ, by name (see `changed`). out: the folder for SLUG.json. By default it is `results`, where other seeds
+    than 0, 1, …, a choice of arms and other settings get names of their own (see `results_path`), and for a smoke run
+    none: nothing is written.
     ray: address of a Ray cluster, or "local": arms × seeds become its tasks (see `ken.core.scatter`), and measure the
     same.
 
@@ -98,6 +99,10 @@ def reproduce(
             done += 1
             on_progress(Progress(done, len(found), ended=event))
 
+    if arms is None:  # what was measured of the optional arms stays in the file
+        measured = {a.name: [runs.find(s, a.name) for s in numbers] for a in paper.arms if a.optional}
+        found |= {(r.seed, r.arm): r for kept in measured.values() if all(kept) for r in kept if r is not None}
+        chosen = [arm for arm in paper.arms if not arm.optional or all(measured[arm.name])]
     made = [run for run in found.values() if run is not None]
     results = summarise(paper, config, numbers, chosen, made, verdicts=not smoke)
     if path is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,18 @@ def cut_back(folder: Path, done: int) -> list[dict[str, float]]:
             kept.append(entry)
     write_whole(metrics, "".join(json.dumps(entry) + "\n" for entry in kept).encode())
     return kept
+
+
+def emergency(trainer: Any, checkpoints: Path, *, step: int, complete: Callable[[Path], None]) -> str:
+    """Save the last good step, unless it is there already; says where. complete: adds what TRL does not know of to a
+    checkpoint and declares it whole."""
+    updates = trainer.state.global_step
+    checkpoint = checkpoints / f"checkpoint-{updates}"
+    if updates and not (checkpoint / STATE).is_file():
+        trainer.model.zero_grad(set_to_none=True)
+        trainer._save_checkpoint(trainer.model, None)
+        complete(checkpoint)
+    return f"step {step} is saved in {checkpoint}" if updates else "before the first step was done"
 
 
 @contextmanager

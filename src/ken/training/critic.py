@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ken.training.focused_forward import buckets
+from ken.training.sharding import NotFinite
 from ken.training.token_rows import TokenBatch
 
 
@@ -57,7 +58,8 @@ class Critic(nn.Module):
     def fit(self, batch: TokenBatch, returns: torch.Tensor, old: torch.Tensor, *, accelerator: Any = None) -> float:
         """One step towards `returns` [B, T], over the tokens of the policy; returns the explained variance before it.
 
-        With several processes the gradients are averaged, so that all critics stay the same.
+        With several processes the gradients are averaged, so that all critics stay the same. Raises `NotFinite` before
+        anything is changed.
         """
         seen = batch.policy
         values = self(batch)
@@ -70,7 +72,8 @@ class Critic(nn.Module):
             for parameter in self.parameters():
                 if parameter.grad is not None:
                     parameter.grad = accelerator.reduce(parameter.grad, reduction="mean")
-        nn.utils.clip_grad_norm_(self.parameters(), self.grad_clip)
+        if not bool(nn.utils.clip_grad_norm_(self.parameters(), self.grad_clip).isfinite()):
+            raise NotFinite("the critic's loss is no longer a number; lower critic_lr")
         self.optimizer.step()
         wanted, got = returns[seen], old[seen]
         spread = wanted.var(unbiased=False)

@@ -32,7 +32,7 @@ from ken.training.focused_forward import FocusedForward
 from ken.training.rl_config import RLConfig
 from ken.training.rollout_statistics import rollout_statistics, total
 from ken.training.rollouts import Group, Reward, Score, Task, Tasks, Unit
-from ken.training.sharding import anyone, check_sharding, prepared_reference, whole_weights
+from ken.training.sharding import NotFinite, anyone, check_sharding, prepared_reference, whole_weights
 from ken.training.token_rows import TokenBatch, token_batch, token_row
 from ken.training.vllm_decoding import VllmDecoder
 
@@ -320,6 +320,10 @@ class RolloutTrainer(GRPOTrainer):  # type: ignore[misc]
         if how == "gae":
             assert self.critic is not None
             old = self.critic.values(batch)
+            if anyone(not bool(old.isfinite().all()), self.accelerator):
+                raise NotFinite(
+                    f"the critic's values are no longer numbers at step {self.rollout_step + 1}; lower critic_lr"
+                )
             seen = policy if turns is not None else real
             weights, returns = advantages.gae(
                 token_rewards,

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -30,12 +31,13 @@ from ken.training.checkpoints import (
     cut_back,
     declare_whole,
     disk_full_explained,
+    emergency,
     last_whole,
     step_of,
 )
 from ken.training.pretraining import Example
 from ken.training.session import Interruption, quiet, restored, run_folder
-from ken.training.sharding import anyone, whole_state
+from ken.training.sharding import NotFinite, anyone, check_gradients, whole_state
 from ken.training.train import save_policy
 
 IGNORED = -100  # a label that the loss does not see
@@ -108,7 +110,7 @@ def sft(
     one stops at once.
 
     Raises `BadInput` when there is nothing to learn from, or a trajectory has no token ids; `TrainingError` when the
-    loss is no longer a number, or the disk is full.
+    loss is no longer a number (the step before it is then saved), or the disk is full.
     """
     settings = config or SFTConfig()
     examples, log = _usable(data, settings.max_tokens)
@@ -125,6 +127,12 @@ def sft(
         try:
             with disk_full_explained(checkpoints), interruption.watched() if out else nullcontext():
                 trainer.train(resume_from_checkpoint=str(last) if last else None)
+        except NotFinite as error:
+            where = "nothing was saved, since no --out was given"
+            if out:
+                done = partial(declare_whole, state={})
+                where = emergency(trainer, checkpoints, step=trainer.state.global_step, complete=done)
+            raise TrainingError(f"{error} ({where})") from error
         finally:
             policy.model.eval()
             policy.forget()
@@ -132,7 +140,8 @@ def sft(
         if out and not log.interrupted:
             weights = whole_state(trainer.model_wrapped, trainer.accelerator)
             if trainer.accelerator.is_main_process:
-                save_policy(policy, folder / "model", weights)
+                with disk_full_explained(checkpoints):
+                    save_policy(policy, folder / "model", weights)
             trainer.accelerator.wait_for_everyone()
     return log
 
@@ -284,6 +293,9 @@ class _Recorder(TrainerCallback):
         self.log, self.on_step, self.folder, self.interruption = log, on_step, folder, interruption
         self.trainer: SFTTrainer
 
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        check_gradients(self.trainer.model.parameters(), self.trainer.accelerator, step=state.global_step + 1)
+
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if anyone(self.interruption.asked, self.trainer.accelerator):
             # Asked in the last step, there is nothing left to interrupt.
@@ -294,8 +306,6 @@ class _Recorder(TrainerCallback):
         if not logs or "loss" not in logs:
             return
         loss = float(logs["loss"])
-        if not math.isfinite(loss):
-            raise TrainingError(f"the loss is no longer a number at step {state.global_step}; lower lr")
         statistics = {"step": state.global_step, "loss": loss}
         self.log.history.append(statistics)
         if self.folder and state.is_world_process_zero:

@@ -7,14 +7,19 @@ for ever.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from trl.models import prepare_deepspeed, prepare_fsdp, unwrap_model_for_generation
 
-from ken.core import BadInput
+from ken.core import BadInput, KenError
+
+
+class NotFinite(KenError):
+    """A loss, gradient or value that is not a number."""
 
 
 def check_sharding(accelerator: Any) -> None:
@@ -77,3 +82,13 @@ def anyone(flag: bool, accelerator: Any) -> bool:
         return flag
     raised = accelerator.reduce(torch.tensor([float(flag)], device=accelerator.device), reduction="sum")
     return bool(raised.item())
+
+
+def check_gradients(parameters: Iterable[torch.nn.Parameter], accelerator: Any, *, step: int) -> None:
+    """Before an update. Raises `NotFinite`, in all processes, when a gradient in any of them is not a number."""
+    gradients = (p.grad for p in parameters if p.grad is not None)
+    local = [g.to_local() if hasattr(g, "to_local") else g for g in gradients]  # of what this process holds
+    largest = [g.float().abs().max() for g in local if g.numel()]
+    broken = bool(largest) and not math.isfinite(float(torch.stack(largest).max()))
+    if anyone(broken, accelerator):
+        raise NotFinite(f"the loss is no longer a number at step {step}; lower lr or raise clipping")

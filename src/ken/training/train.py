@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import gc
 import json
-import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from ken.training.checkpoints import (
     cut_back,
     declare_whole,
     disk_full_explained,
+    emergency,
     last_whole,
     step_of,
 )
@@ -32,7 +33,7 @@ from ken.training.rl import NOTHING, RolloutTrainer, trl_arguments
 from ken.training.rl_config import RLConfig
 from ken.training.rollouts import Reward, Shuffled, Task, Tasks, Unit
 from ken.training.session import Interruption, quiet, restored, run_folder
-from ken.training.sharding import anyone, whole_state
+from ken.training.sharding import NotFinite, anyone, check_gradients, whole_state
 
 
 @dataclass(slots=True)
@@ -92,8 +93,11 @@ def train(
         try:
             with disk_full_explained(checkpoints), recorder.interruption.watched():
                 trainer.train(resume_from_checkpoint=str(last) if last else None)
-        except (SourceError, _NotFinite, _Stopped) as error:
-            where = _emergency(trainer, checkpoints) if out else "nothing was saved, since no --out was given"
+        except (SourceError, NotFinite, _Stopped) as error:
+            where = "nothing was saved, since no --out was given"
+            if out:
+                done = partial(complete, trainer)
+                where = emergency(trainer, checkpoints, step=trainer.rollout_step, complete=done)
             problem = f"{error}".rstrip(".")
             raise type_of(error)(f"{problem} ({where})") from error
         finally:
@@ -103,7 +107,8 @@ def train(
         if out and not log.interrupted:
             weights = whole_state(trainer.model_wrapped, trainer.accelerator)
             if trainer.accelerator.is_main_process:
-                save_policy(policy, folder / "model", weights)
+                with disk_full_explained(checkpoints):
+                    save_policy(policy, folder / "model", weights)
             trainer.accelerator.wait_for_everyone()
     return log
 
@@ -124,10 +129,6 @@ def save_policy(policy: LocalModel, folder: Path, weights: Mapping[str, torch.Te
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-class _NotFinite(KenError):
-    """Gradients that are not numbers."""
 
 
 class _Stopped(KenError):
@@ -157,14 +158,8 @@ class _Recorder(TrainerCallback):
         self.interruption = Interruption()
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        gradients = (p.grad for p in self.trainer.policy.model.parameters() if p.grad is not None)
-        local = [g.to_local() if hasattr(g, "to_local") else g for g in gradients]  # of what this process holds
-        largest = [g.float().abs().max() for g in local if g.numel()]
-        broken = bool(largest) and not math.isfinite(float(torch.stack(largest).max()))
-        if anyone(broken, self.trainer.accelerator):
-            raise _NotFinite(
-                f"the loss is no longer a number at step {self.trainer.rollout_step + 1}; lower lr or raise clipping"
-            )
+        trainer = self.trainer
+        check_gradients(trainer.policy.model.parameters(), trainer.accelerator, step=trainer.rollout_step + 1)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step % self.config.updates == 0 and anyone(self.interruption.asked, self.trainer.accelerator):
@@ -210,17 +205,6 @@ def _begin(trainer: RolloutTrainer, folder: Path, last: Path | None, log: Traini
     if trainer.critic is not None:
         trainer.critic.load(last / "critic.pt")
     log.history += cut_back(folder, step_of(last) // trainer.config.updates)
-
-
-def _emergency(trainer: RolloutTrainer, checkpoints: Path) -> str:
-    """A checkpoint of the last good step, unless there is one already; says where."""
-    step = trainer.state.global_step
-    checkpoint = checkpoints / f"checkpoint-{step}"
-    if step and not (checkpoint / STATE).is_file():
-        trainer.policy.model.zero_grad(set_to_none=True)
-        trainer._save_checkpoint(trainer.model, None)
-        complete(trainer, checkpoint)
-    return f"step {trainer.rollout_step} is saved in {checkpoint}" if step else "before the first step was done"
 
 
 def _processes() -> int:

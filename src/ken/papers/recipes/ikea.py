@@ -23,7 +23,8 @@ class IkeaOptions(Searching):
     """samples: closed-book answers a question before training; threshold: the share of right ones from which it is
     easy (by default: one is right). ratio: share of easy questions in training. plus, minus: what a right answer earns
     for not searching, and a wrong one for having searched; their budget of searches is `max_turns`.
-    greedy_thoughts: think at temperature 0 and sample the action only (see `Sampling`).
+    greedy_thoughts: think at temperature 0 and sample the action only (see `Sampling`). entropy_bonus: coefficient of
+    the entropy in the loss.
     """
 
     steps: int = Field(default=120, ge=1)
@@ -37,6 +38,7 @@ class IkeaOptions(Searching):
     plus: float = Field(default=0.6, ge=0)
     minus: float = Field(default=0.05, ge=0)
     greedy_thoughts: bool = False
+    entropy_bonus: float = Field(default=1e-3, ge=0)
 
 
 def _stages(options: IkeaOptions) -> tuple[Stage, ...]:
@@ -49,14 +51,15 @@ def _stages(options: IkeaOptions) -> tuple[Stage, ...]:
         probed = [q for q in trainee.questions if q.id in rates]
         chosen = boundary_questions(probed, rates, ratio=options.ratio, rule=easy, seed=options.seed).questions
         reward = partial(ikea, plus=options.plus, minus=options.minus, most=options.max_turns)
-        return Reinforcement([Task(q, search, "search") for q in chosen], each(reward), options.rl(sampling=sampling))
+        config = options.rl(sampling=sampling, entropy_bonus=options.entropy_bonus)
+        return Reinforcement([Task(q, search, "search") for q in chosen], each(reward), config)
 
     return (Stage("search", "search only where it does not know", (Direct(), search), work),)
 
 
 def _lab(_: Mapping[str, Any]) -> dict[str, Any]:
     # With 40 values, a guess is right in one of 16 samples for a third of the unknown facts: once does not mean known.
-    return {**LAB, "lr": 2e-4, "threshold": 0.25, "greedy_thoughts": True}
+    return {**LAB, "lr": 2e-4, "threshold": 0.25, "greedy_thoughts": True, "entropy_bonus": 0.0}
 
 
 recipe = Recipe("ikea", IkeaOptions, _lab, _stages)

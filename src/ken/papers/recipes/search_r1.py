@@ -17,13 +17,14 @@ from ken.training.rollouts import Task, each
 
 class SearchR1Options(Searching):
     """algo: GRPO, or PPO with a critic (`critic_lr`), whose KL term is part of the reward and whose group is one
-    rollout.
+    rollout. entropy_bonus: coefficient of the entropy in the loss.
     """
 
     algo: Literal["grpo", "ppo"] = "grpo"
     warmup_steps: int = Field(default=140, ge=0)  # 0.285 of the steps
     minibatches: int = Field(default=2, ge=1)
     critic_lr: float = Field(default=1e-5, gt=0)
+    entropy_bonus: float = Field(default=1e-3, ge=0)
 
     @model_validator(mode="before")
     @classmethod
@@ -39,8 +40,11 @@ def _stages(options: SearchR1Options) -> tuple[Stage, ...]:
     search = SearchLoop(options.max_turns)
 
     def work(trainee: Trainee) -> Reinforcement:
-        ppo = {"advantage": "gae", "kl": 0.0, "kl_in_reward": options.kl, "critic_lr": options.critic_lr}
-        config = options.rl(**(ppo if options.algo == "ppo" else {}))
+        ppo: dict[str, Any] = {}
+        if options.algo == "ppo":  # its loss is the mean over all tokens of the batch (card 00, Algorithms)
+            ppo = {"advantage": "gae", "loss": "bnpo", "kl": 0.0, "kl_in_reward": options.kl}
+            ppo["critic_lr"] = options.critic_lr
+        config = options.rl(entropy_bonus=options.entropy_bonus, **ppo)
         return Reinforcement([Task(q, search, "search") for q in trainee.questions], each(exact), config)
 
     return (Stage("search", "search and answer, rewarded for the exact answer", (search,), work),)
@@ -48,8 +52,9 @@ def _stages(options: SearchR1Options) -> tuple[Stage, ...]:
 
 def _lab(given: Mapping[str, Any]) -> dict[str, Any]:
     if given.get("algo") == "ppo":  # as many rollouts a step, each of another question
-        return {**LAB, "group_size": 1, "questions_per_step": 128, "minibatches": 2, "critic_lr": 1e-3}
-    return {**LAB, "minibatches": 1}
+        ppo = {"group_size": 1, "questions_per_step": 128, "minibatches": 2, "critic_lr": 1e-3}
+        return {**LAB, "entropy_bonus": 0.0, **ppo}
+    return {**LAB, "entropy_bonus": 0.0, "minibatches": 1}
 
 
 recipe = Recipe("search-r1", SearchR1Options, _lab, _stages)
