@@ -3,8 +3,10 @@
     python bench/training.py [--write] [--rounds 5] [--batches 4] [--steps 6] [--only rollouts|training]
 
 All three run the lab's FactWorld model on the same training questions with the same index (top 1): 16 questions, 8
-attempts at each, T = 1, at most two searches and 16 tokens a turn. Rounds alternate the order of the three, and medians
-are reported with the range. Then our training steps, taken apart, for every algorithm.
+attempts at each, T = 1, at most two searches and 16 tokens a turn. The model was taught first to search (by fine-tuning
+on its own attempts that did), so that nearly every attempt takes two turns, as those of Search-R1 do. Rounds alternate
+the order of the three, and medians are reported with the range. Then our training steps, taken apart, for every
+algorithm; these begin with the base model, which searches in a third of its attempts.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -43,15 +45,18 @@ from ken.training.rewards.outcome import exact
 from ken.training.rl import RolloutTrainer, trl_arguments
 from ken.training.rl_config import RLConfig
 from ken.training.rollouts import Shuffled, Task, each
-from ken.training.train import train
+from ken.training.sft import SFTConfig, accepted, sft
+from ken.training.train import save_policy, train
 
 HERE = Path(__file__).parent
 QUESTIONS, ATTEMPTS, MAX_SEARCHES = 16, 8, 2
+SAMPLED_QUESTIONS = 400  # for teaching to search
 SAMPLING = Sampling(temperature=1.0, max_tokens=MAX_TOKENS)
 GREEDY = Sampling(temperature=0.0, max_tokens=MAX_TOKENS)
 
 ALGORITHMS: dict[str, dict[str, Any]] = {
     "GRPO": {"advantage": "group"},
+    "Dr. GRPO": {"advantage": "mean", "loss": "dr_grpo"},
     "RLOO": {"advantage": "rloo"},
     "Reinforce++": {"advantage": "batch", "kl": 0.0, "kl_in_reward": 1e-3},
     "PPO": {"advantage": "gae", "kl": 0.0, "kl_in_reward": 1e-3},
@@ -305,6 +310,18 @@ class Rollouts:
     alike: int
 
 
+def searcher(bench: FactWorldBench, folder: Path) -> FactWorldBench:
+    """The same with a policy that searches: the base model, fine-tuned on those of its attempts that searched once and
+    were right."""
+    policy = bench.policy()
+    asked = bench.train_questions[:SAMPLED_QUESTIONS]
+    made = bench.attempts(policy, SearchLoop(MAX_SEARCHES), asked, temperature=SAMPLING.temperature)
+    kept = accepted(made, lambda t: len(t.searches) == 1 and exact(t) == 1)
+    sft(policy, kept, SFTConfig(epochs=4, batch=16, lr=1e-3))
+    save_policy(policy, folder)
+    return replace(bench, folder=folder)
+
+
 # --- measuring rollouts ----------------------------------------------------------------------------------------------
 
 
@@ -483,7 +500,8 @@ def rollout_lines(arguments: argparse.Namespace, rollouts: Rollouts) -> list[str
         "",
         f"Medians of {arguments.rounds} alternating rounds of {arguments.batches} batches; the range in brackets. "
         "TRL tools: `GRPOTrainer(tools=[search])` with a template that renders and parses the same tags. Re-prefill: "
-        "Search-R1's loop, a new `model.generate` over the whole context every turn. Greedily decoded, "
+        "Search-R1's loop, a new `model.generate` over the whole context every turn. The policy was fine-tuned on its "
+        "own attempts that searched, so that attempts take two turns. Greedily decoded, "
         f"{rollouts.alike} of {QUESTIONS * ATTEMPTS} attempts are the same in all three (searches, tokens, exact "
         "match). In what is timed each samples for itself, and the work is the same on average: per attempt, ± a "
         "standard error as if attempts at one question were independent.",
@@ -558,7 +576,8 @@ def main() -> None:
     steps: dict[str, dict[str, list[float]]] = {}
     with tempfile.TemporaryDirectory(prefix="ken-bench-") as name:
         if arguments.only != "training":
-            rollouts = measure_rollouts(bench, arguments.rounds, arguments.batches, Path(name))
+            taught = searcher(bench, Path(name) / "searcher")
+            rollouts = measure_rollouts(taught, arguments.rounds, arguments.batches, Path(name))
         if arguments.only != "rollouts":
             steps = measure_training(bench, arguments.rounds, arguments.steps)
     text = report(arguments, size, rollouts, steps)
