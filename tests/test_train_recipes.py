@@ -18,8 +18,8 @@ import pytest
 pytest.importorskip("trl", reason="needs the extra `train`")
 
 import ken
-from ken.agents import ToolLoop
-from ken.core import BadInput, Question, SourceError, Unsupported
+from ken.agents import SearchLoop, ToolLoop
+from ken.core import Answer, BadInput, Question, SourceError, Trajectory, Unsupported
 from ken.lab import FactWorld, render
 from ken.models import load_model
 from ken.models.local import LocalModel
@@ -29,7 +29,7 @@ from ken.papers.recipes import RECIPES, recipe_of
 from ken.papers.train import Listener, Progress, read_run, resume, train_on
 from ken.sources import Sources
 from ken.training.labels.solve_rate import SolveRates
-from ken.training.rollouts import Group
+from ken.training.rollouts import Group, Task
 from ken.training.trackers import tracker
 from ken.training.train import save_policy
 
@@ -143,6 +143,13 @@ def test_search_r1_is_the_paper_at_full_size() -> None:
     assert (c.sampling.temperature, c.sampling.max_tokens, c.mask_observations) == (1.0, 500, True)
     assert (c.loss, c.entropy_bonus) == ("grpo", 1e-3)
     assert {task.strategy.max_turns for task in work.tasks} == {4}
+    (shaped,) = works("search-r1", RATES, reward="structured")
+    wrong = Trajectory(
+        question=Question(id="q", text="?", answers=("a",)), strategy="search", steps=(Answer(text="b"),)
+    )
+    group = Group(Task(wrong.question, SearchLoop()), (wrong,))
+    scores = [[list(row) for row in of.reward([group])] for of in (work, shaped)]
+    assert scores == [[[0.0]], [[0.1]]], "v0.3 gives a tenth for an answer out of form"
     (ppo,) = works("search-r1", RATES, algo="ppo")
     c = ppo.config
     assert (c.group_size, c.advantage, c.kl, c.kl_in_reward, c.critic_lr) == (1, "gae", 0.0, 1e-3, 1e-5)

@@ -11,16 +11,19 @@ from ken.agents import SearchLoop
 from ken.papers.recipe import Recipe, Searching, Stage, Trainee
 from ken.papers.recipes.lab import LAB
 from ken.papers.work import Reinforcement
-from ken.training.rewards.outcome import exact
-from ken.training.rollouts import Task, each
+from ken.training.rewards.names import named
+from ken.training.rollouts import Task
 
 
 class SearchR1Options(Searching):
     """algo: GRPO, or PPO with a critic (`critic_lr`), whose KL term is part of the reward and whose group is one
-    rollout. entropy_bonus: coefficient of the entropy in the loss.
+    rollout. entropy_bonus: coefficient of the entropy in the loss. reward: the exact answer (v0.1 and v0.2 of the
+    paper), v0.3's with its table for structure, the token F1 or a gold within the answer; or one of the costs of a
+    search that AdaSearch's authors compare with.
     """
 
     algo: Literal["grpo", "ppo"] = "grpo"
+    reward: Literal["exact", "structured", "f1", "substring", "search-penalty", "otc-ppo"] = "exact"
     warmup_steps: int = Field(default=140, ge=0)  # 0.285 of the steps
     minibatches: int = Field(default=2, ge=1)
     critic_lr: float = Field(default=1e-5, gt=0)
@@ -45,9 +48,9 @@ def _stages(options: SearchR1Options) -> tuple[Stage, ...]:
             ppo = {"advantage": "gae", "loss": "bnpo", "kl": 0.0, "kl_in_reward": options.kl}
             ppo["critic_lr"] = options.critic_lr
         config = options.rl(entropy_bonus=options.entropy_bonus, **ppo)
-        return Reinforcement([Task(q, search, "search") for q in trainee.questions], each(exact), config)
+        return Reinforcement([Task(q, search, "search") for q in trainee.questions], named(options.reward), config)
 
-    return (Stage("search", "search and answer, rewarded for the exact answer", (search,), work),)
+    return (Stage("search", "search and answer, rewarded for the answer", (search,), work),)
 
 
 def _lab(given: Mapping[str, Any]) -> dict[str, Any]:
