@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rewarded import NO, RIGHT, SEARCH, WRONG, YES, closed_book, deciding, failed, group, question, searching
 
 from ken.core import BadInput, Decision, Trajectory
+from ken.training.labels import DegenerateLabels
 from ken.training.rewards.awareness import OwnSolveRate, aware, decided, label_of, verdict, verdict_matches
 from ken.training.rewards.consensus import (
     agree,
@@ -135,6 +138,21 @@ def test_rollouts_that_failed_say_nothing_about_knowledge() -> None:
     decide = group(deciding(YES, asked=asked), deciding(NO, asked=asked), kind="decide")
     assert OwnSolveRate(1.0)([group(right, broken, kind="inside"), decide])[1] == [1, 0]
     assert OwnSolveRate()([group(broken, broken, kind="inside"), decide])[1] == [0, 0]
+
+
+def test_labels_that_stay_equal_are_warned_of_where_verdicts_are_learnt_from_them() -> None:
+    many = [g for i in range(10) for g in unit([WRONG], [YES], f"q{i}")]
+    reward = OwnSolveRate()
+    for _ in range(9):
+        reward(many)
+    with pytest.warns(DegenerateLabels, match=r"last 100 labels, of 10 batches, are 'no'"):
+        reward(many)
+    mixed = [*many, *unit([RIGHT], [YES], "known")]
+    reward = OwnSolveRate()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(20):
+            reward(mixed)
 
 
 @pytest.mark.parametrize("threshold", [-0.1, 1.1, float("nan")])

@@ -14,6 +14,7 @@ from ken.models.local import LocalModel
 from ken.training.rl import RolloutTrainer, trl_arguments
 from ken.training.rl_config import RLConfig
 from ken.training.rollouts import Group, Shuffled, Task, by_kind, each, within
+from ken.training.token_rows import TokenBatch
 from ken.training.train import train
 from ken.training.vllm_decoding import VllmDecoder
 from tests.bandits import (
@@ -137,6 +138,90 @@ def test_another_observation_changes_no_loss(model: LocalModel, tmp_path: Path) 
     model.model.zero_grad()
     trainer.compute_loss(trainer.model, other).backward()
     torch.testing.assert_close(model.model.lm_head.weight.grad, learnt)
+
+
+def test_the_entropy_bonus_is_of_the_sampled_tokens_alone(model: LocalModel, tmp_path: Path) -> None:
+    """With advantages of 0 the loss is −bonus · H, H the mean entropy of what the policy wrote, in nats a token."""
+    twin = deepcopy(model.model)
+    trainer, batch = two_token_rows(model, tmp_path, entropy_bonus=0.5)
+    batch["advantages"] = torch.zeros_like(batch["advantages"])
+    trainer.model.train()
+    trainer.current_gradient_accumulation_steps = 1
+
+    def by_hand(batch: Any) -> torch.Tensor:
+        ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
+        logps = torch.log_softmax(twin(input_ids=ids).logits, -1)[:, batch["prompt_ids"].shape[1] - 1 : -1]
+        return (-(logps.exp() * logps).sum(-1))[batch["tool_mask"].bool()].mean()
+
+    loss, wanted = trainer.compute_loss(trainer.model, batch), -0.5 * by_hand(batch)
+    torch.testing.assert_close(loss, wanted, rtol=1e-5, atol=1e-6)
+    loss.backward(), wanted.backward()
+    for mine, other in zip(trainer.model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, other.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_another_observation_changes_no_entropy(model: LocalModel, tmp_path: Path) -> None:
+    """Without attention an observation can reach the bonus only through the entropies at its own tokens."""
+    trainer, batch = two_token_rows(model, tmp_path, entropy_bonus=0.5)
+    trainer.model.train()
+    trainer.current_gradient_accumulation_steps = 1
+    with torch.no_grad():
+        for layer in trainer.model.model.layers:
+            layer.self_attn.o_proj.weight.zero_()
+    batch["advantages"] = torch.zeros_like(batch["advantages"])
+
+    def loss(batch: Any) -> float:
+        return trainer.compute_loss(trainer.model, batch).item()
+
+    other = {**batch, "completion_ids": batch["completion_ids"].clone()}
+    other["completion_ids"][:, 2] = model.tokenizer.convert_tokens_to_ids("loud")
+    assert loss(batch) < 0
+    assert loss(other) == pytest.approx(loss(batch), rel=1e-6)
+    everything = {"tool_mask": batch["completion_mask"]}
+    trainer.focused[0]._wanted.clear()  # with observations unmasked, all tokens are asked for, and it shows
+    assert loss({**other, **everything}) != pytest.approx(loss({**batch, **everything}), rel=1e-3)
+
+
+def toy_batch() -> TokenBatch:
+    """One row of two turns of two tokens each, with an observation of one token between them, one row of a single
+    token, and padding."""
+    policy = torch.tensor([[1, 1, 0, 1, 1], [1, 0, 0, 0, 0]]).bool()
+    return TokenBatch(
+        opening=torch.zeros(2, 1, dtype=torch.long),
+        rest=torch.zeros(2, 5, dtype=torch.long),
+        real=torch.tensor([[1, 1, 1, 1, 1], [1, 0, 0, 0, 0]]).bool(),
+        policy=policy,
+        logprobs=torch.tensor([[-1.0, -2.0, 0.0, -0.5, -3.0], [-0.25, 0.0, 0.0, 0.0, 0.0]]),
+        turn=torch.tensor([[0, 0, -1, 1, 1], [0, -1, -1, -1, -1]]),
+    )
+
+
+REFERENCE = torch.tensor([[-1.5, -1.0, -9.0, -0.5, -5.0], [-1.25, -7.0, -7.0, -7.0, -7.0]])
+
+
+@pytest.mark.parametrize(
+    ("scores", "wanted"),
+    [
+        ([[1.0, 0.5]], [[-0.05, 0.1, 0, 0, 1 - 0.2], [0.5 - 0.1, 0, 0, 0, 0]]),
+        ([[[2.0, 3.0], [0.5]]], [[-0.05, 2 + 0.1, 0, 0, 3 - 0.2], [0.5 - 0.1, 0, 0, 0, 0]]),
+    ],
+    ids=["outcomes", "turns"],
+)
+def test_the_penalty_in_the_reward_is_k1_at_every_sampled_token(
+    model: LocalModel, tmp_path: Path, scores: Any, wanted: Any
+) -> None:
+    """r − β (log π − log π_ref): what the policy finds likelier than the reference costs it, the reverse earns."""
+    trainer = trainer_of(model, tmp_path, TASKS, each(right_word), advantage="batch", kl_in_reward=0.1)
+    rewards = trainer._token_rewards(toy_batch(), scores, REFERENCE)
+    torch.testing.assert_close(rewards, torch.tensor(wanted, dtype=torch.float32))
+    (noted,) = trainer._metrics["train"]["kl_in_reward"]
+    assert noted == pytest.approx((0.5 - 1.0 + 0.0 + 2.0 + 1.0) / 5), "without the coefficient, mean of sampled tokens"
+
+
+def test_without_a_coefficient_rewards_stand_alone(model: LocalModel, tmp_path: Path) -> None:
+    trainer = trainer_of(model, tmp_path, TASKS, each(right_word), kl=0.1)
+    rewards = trainer._token_rewards(toy_batch(), [[1.0, 0.5]], REFERENCE)
+    assert rewards.tolist() == [[0, 0, 0, 0, 1], [0.5, 0, 0, 0, 0]]
 
 
 def test_without_masking_observations_are_learnt_too(model: LocalModel, tmp_path: Path) -> None:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
-from capitals import DOCUMENTS, QUESTIONS, build_index, serve
+from capitals import DOCUMENTS, QUESTIONS, build_index, command, environment, run_ken, serve, write_questions
 from fake_paper import SLUG, FakeKen, paper
-from faulty_server import FaultyServer, Status
+from faulty_server import FaultyServer, Hang, Status
 
 import ken
 from ken.auditing.log import read_log
@@ -166,6 +168,67 @@ def test_an_audit_on_the_cluster_is_the_audit(cluster, tmp_path, monkeypatch):
     assert attempts(tmp_path / "spread") == attempts(tmp_path / "alone")
     assert done == list(range(len(done)))
     assert [(s.em, s.boundaries) for s in spread.strategies] == [(s.em, s.boundaries) for s in alone.strategies]
+
+
+def workers_of(process: int) -> list[int]:
+    """The Ray workers, busy with a task, among the descendants of a process."""
+    parents, busy = {}, []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended by now
+            status = dict(line.split(":\t", 1) for line in (folder / "status").read_text().splitlines())
+            parents[int(folder.name)] = int(status["PPid"])
+            if (folder / "cmdline").read_bytes().startswith(b"ray::_attempt"):
+                busy.append(int(folder.name))
+
+    def descends(pid: int) -> bool:
+        return pid == process or (pid in parents and descends(parents[pid]))
+
+    return [pid for pid in busy if descends(pid)]
+
+
+def test_a_worker_that_dies_in_an_audit_is_replaced_and_the_results_are_the_same(tmp_path):
+    """`ken audit --ray local` as a user types it: the worker dies while it waits for the model."""
+    write_questions(tmp_path / "q.jsonl")
+    build_index(tmp_path / "index")
+    ken_audit = ["audit", "--questions", "q.jsonl", "--index", "index", "--model", "openai/m", "--samples", "2"]
+    asked, struck = threading.Event(), threading.Event()
+
+    def held(number: int, payload: dict[str, Any]) -> Any:
+        if asked.is_set() and not struck.is_set():
+            return Hang()  # who waits for this reply is struck; its shard is asked again
+        if number == 10:
+            asked.set()
+            return Hang()
+        return serve(number, payload)
+
+    with FaultyServer(held) as server:
+        process = subprocess.Popen(
+            command(*ken_audit, "--base-url", server.base_url, "--ray", "local", "--out", "spread"),
+            cwd=tmp_path,
+            env=environment(OMP_NUM_THREADS="1"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            assert asked.wait(timeout=120)
+            victims = workers_of(process.pid)
+            for victim in victims:
+                os.kill(victim, signal.SIGKILL)
+            struck.set()
+            out, err = process.communicate(timeout=120)
+        finally:
+            process.kill()
+        assert len(victims) == 1, "24 attempts are one shard"
+        assert process.returncode == 0, err
+        before = len(server.requests)
+        alone = run_ken(*ken_audit, "--base-url", server.base_url, "--out", "alone", cwd=tmp_path)
+        assert alone.returncode == 0, alone.stderr
+        once = len(server.requests) - before
+        assert before > once, "what the dead worker had done is done again"
+    assert attempts(tmp_path / "spread") == attempts(tmp_path / "alone")
+    table = out[out.index("openai/m:") :]  # after Ray's own words about the dead worker
+    assert table.replace("spread", "alone") == alone.stdout
 
 
 def test_an_audit_on_the_cluster_stops_when_nobody_answers(cluster, tmp_path):

@@ -10,6 +10,7 @@ import sys
 import time
 import types
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from ken.training.labels.solve_rate import SolveRates
 from ken.training.rollouts import Group, Task
 from ken.training.trackers import tracker
 from ken.training.train import save_policy
+from tests.rewarded import WRONG, YES, closed_book, deciding, group, question
 
 MODEL = "lab/factworld"
 SMALL = {"steps": 2, "questions_per_step": 4, "group_size": 2}
@@ -167,6 +169,22 @@ def test_adasearch_solves_in_both_modes_and_then_decides_by_its_own_solve_rate()
     assert (sides.count(True), sides.count(False)) == (2, 3), "as many of either side as there are, or one more"
     (one,) = works("adasearch", RATES, e2e=True)
     assert {tuple(task.kind for task in unit) for unit in one.tasks} == {("inside", "search", "decide")}
+
+
+def test_adasearch_in_one_stage_tells_a_person_when_its_labels_stay_equal() -> None:
+    recipe, notes = recipe_of("adasearch"), []
+    (stage,) = recipe.stages(recipe.chosen({"e2e": True}))
+    work = stage.work(replace(known(RATES), on_note=notes.append))
+    groups = [g for i in range(10) for g in (
+        group(closed_book(WRONG, asked=question(f"q{i}")), kind="inside"),
+        group(deciding(YES, asked=question(f"q{i}")), kind="decide"),
+    )]  # fmt: skip
+    for _ in range(12):
+        work.reward(groups)
+    (note,) = notes
+    assert note.startswith(
+        "WARNING: the verdicts cannot be learnt: the last 100 labels, of 10 batches, are 'no' at tau"
+    )
 
 
 def test_tapo_is_dapo_filtered_by_right_answers_with_both_tools() -> None:

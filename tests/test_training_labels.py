@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from ken.sources import Sources
 from ken.training.curricula import AtGapLevel, GapLevel
 from ken.training.labels import (
     DegenerateLabels,
+    EqualLabels,
     SolveRates,
     boundary_questions,
     ever_solved,
@@ -321,6 +323,38 @@ def test_labels_that_are_all_equal_make_the_stage_degenerate() -> None:
         assert all(measured.labels(0, stage="stage 2").values())
     with pytest.warns(DegenerateLabels, match=r"all 1 labels are 'no'"):
         SolveRates({"a": 0.0}, 2, {}, 1).labels()
+
+
+def told(*batches: Sequence[bool | None], batch_limit: int = 3, label_limit: int = 6) -> list[int]:
+    """After which batches, counted from 1, it is said that labels stay equal."""
+    problems: list[str] = []
+    watch = EqualLabels(batches=batch_limit, labels=label_limit, say=problems.append)
+    counts = [0]
+    for batch in batches:
+        watch.see(batch, 0.5)
+        counts.append(len(problems))
+    return [number for number in range(1, len(counts)) if counts[number] > counts[number - 1]]
+
+
+def test_labels_made_on_the_way_are_degenerate_after_enough_batches_and_labels() -> None:
+    no, yes = [False, False], [True, True]
+    assert told(no, no, no, no, no) == [3], "said once"
+    assert told([False], [False], [False], [False], [False], [False]) == [6], "three labels are few"
+    assert told([False] * 9, no) == [], "one batch is no course"
+    assert told(no, no, [False, True], no, no, no) == [6], "what differs begins anew"
+    assert told(no, no, yes, yes, yes) == [5], "the other label begins anew"
+    assert told(no, no, no, [True], no, no, no) == [3, 7], "said again after labels differed"
+    assert told(no, [None], [], [None, False], no) == [], "failed rollouts give no label and end nothing"
+    assert told(no, [None], no, [None, False], no) == [5]
+
+
+def test_by_default_it_is_a_warning_that_says_what_to_do() -> None:
+    watch = EqualLabels(batches=2, labels=2)
+    watch.see([True, True], 0.25)
+    with pytest.warns(
+        DegenerateLabels, match=r"last 4 labels, of 2 batches, are 'yes' at tau = 0\.25, .*choose another"
+    ):
+        watch.see([True, True], 0.25)
 
 
 def test_the_flip_rate_is_the_share_of_shared_questions_whose_label_changed() -> None:

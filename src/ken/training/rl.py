@@ -234,6 +234,8 @@ class RolloutTrainer(GRPOTrainer):  # type: ignore[misc]
         self.tasks.observe(step, groups, scores)
         for name, value in rollout_statistics(groups, scores, self.config.sampling.max_tokens).items():
             self._note(name, value)
+        for name, value in self.tasks.report().items():
+            self._note(f"tasks/{name}", value)
         if self.config.dynamic_sampling:
             self._note("refills", refills)
 

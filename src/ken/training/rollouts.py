@@ -76,6 +76,7 @@ class Tasks(Protocol):
     """Which tasks come next: a shuffled list, or a curriculum that learns from what it observes.
 
     Everything that `draw` depends on must be in its arguments or in `state`, so that a resumed run draws the same.
+    Derive from it: then what a stream has no use for can be left out.
     """
 
     def draw(self, step: int, count: int, *, refill: int = 0) -> Sequence[Unit]:
@@ -90,8 +91,20 @@ class Tasks(Protocol):
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from `state`."""
 
+    def report(self) -> Mapping[str, float]:
+        """Of the step observed last, what belongs into its statistics; there it is named `tasks/…`."""
+        return {}
 
-class Shuffled:
+    def notes(self) -> Sequence[str]:
+        """What a person should know so far, such as a level that was reached; in order, and after `restore` too."""
+        return ()
+
+    def finish(self) -> None:
+        """Told when the training is done (not when it is interrupted); may warn."""
+        return
+
+
+class Shuffled(Tasks):
     """Units in random order, each once an epoch; an epoch's order depends on seed and epoch only.
 
     Refills are drawn at random, so that they do not eat into the epoch. Raises `BadInput` without units.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import shutil
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -38,10 +39,12 @@ from ken.training.sharding import NotFinite, anyone, check_gradients, whole_stat
 
 @dataclass(slots=True)
 class TrainingLog:
-    """How a training went. history: the statistics of every step, in order. interrupted: it was asked to stop early."""
+    """How a training went. history: the statistics of every step, in order. notes: what its tasks say a person should
+    know, such as levels of a curriculum that were reached, or never were. interrupted: it was asked to stop early."""
 
     history: list[dict[str, float]] = field(default_factory=list)
     alarms: list[Alarm] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     interrupted: bool = False
 
     def curve(self, name: str) -> list[float]:
@@ -68,7 +71,8 @@ def train(
     out: folder for `metrics.jsonl`, `checkpoints/` and, at the end, `model/`; None writes nothing. resume: go on from
     the last whole checkpoint in `out`, if there is one; the run then does what it would have done without the pause.
     on_step: called after every step with its number (from 1) and statistics. Ctrl-C ends the step under way, writes a
-    checkpoint and returns with `interrupted`; a second one stops at once.
+    checkpoint and returns with `interrupted`; a second one stops at once. What `tasks` warn of at the end, such as
+    `StuckCurriculum`, is a warning and stands in the log's notes.
 
     Raises `TrainingError` when the loss is no longer a number, a monitor stops the run or the disk is full,
     `SourceError` when the search engine keeps failing; before each, a checkpoint of the last good step is written.
@@ -104,6 +108,9 @@ def train(
             policy.model.eval()
             policy.forget()
             gc.unfreeze()
+        log.notes += tasks.notes()
+        if not log.interrupted:
+            log.notes += _finished(tasks, speak=trainer.accelerator.is_main_process)
         if out and not log.interrupted:
             weights = whole_state(trainer.model_wrapped, trainer.accelerator)
             if trainer.accelerator.is_main_process:
@@ -205,6 +212,17 @@ def _begin(trainer: RolloutTrainer, folder: Path, last: Path | None, log: Traini
     if trainer.critic is not None:
         trainer.critic.load(last / "critic.pt")
     log.history += cut_back(folder, step_of(last) // trainer.config.updates)
+
+
+def _finished(tasks: Tasks, *, speak: bool) -> list[str]:
+    """Tell the tasks that training is done. What they warn of is returned and, if this process is to `speak` for all,
+    warned of."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        tasks.finish()
+    for warning in caught if speak else ():
+        warnings.warn(warning.message, stacklevel=3)
+    return [str(warning.message) for warning in caught]
 
 
 def _processes() -> int:

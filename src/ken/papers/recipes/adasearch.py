@@ -16,6 +16,7 @@ from ken.papers.recipes.lab import LAB
 from ken.papers.work import Reinforcement
 from ken.training.decision_stage import decision_stage
 from ken.training.labels.boundary import boundary_questions
+from ken.training.labels.degenerate import EqualLabels
 from ken.training.labels.solve_rate import label
 from ken.training.rewards.awareness import OwnSolveRate
 from ken.training.rewards.outcome import exact
@@ -86,7 +87,8 @@ def _stages(options: AdaSearchOptions) -> tuple[Stage, ...]:
             (Task(q, inside, "inside"), Task(q, search, "search"), Task(q, verdict, "decide", sampling))
             for q in trainee.questions
         ]
-        return Reinforcement(units, OwnSolveRate(options.threshold), options.rl())
+        watch = EqualLabels(say=lambda problem: trainee.on_note(f"WARNING: {problem}"))
+        return Reinforcement(units, OwnSolveRate(options.threshold, watch=watch), options.rl())
 
     if options.e2e:
         text = "solve closed book, solve by search, and decide, in one run"

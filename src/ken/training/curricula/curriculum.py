@@ -7,7 +7,7 @@ Source: Wiki-R1 (arXiv 2603.05256). The data curriculum (`GapScheduler` over a g
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from ken.training.curricula.gap import AtGapLevel, GapLevel, gap_table
 from ken.training.curricula.propagation import ObservationGraph, Propagation, propagate
 from ken.training.curricula.sampling import Bools, Floats, GaussianAccuracySampler, Sampler
 from ken.training.curricula.schedule import GapScheduler
-from ken.training.rollouts import Group, Score, Task, Unit
+from ken.training.rollouts import Group, Score, Task, Tasks, Unit
 
 Outcome = Callable[[Trajectory, Score], float]
 """How right an attempt was, in [0, 1], given what it earned."""
@@ -32,8 +32,8 @@ def reward_as_outcome(trajectory: Trajectory, score: Score) -> float:
     return float(score)
 
 
-class Curriculum:
-    """Implements `Tasks`: draws units of tasks, observes what came of them, and adapts.
+class Curriculum(Tasks):
+    """Draws units of tasks, observes what came of them, and adapts.
 
     units: as for `Shuffled`; a unit's accuracy is the mean outcome of all its rollouts.
     scheduler: which gap level is trained; None leaves searches as they are. Needs `golds` (of `gold_passages`) for
@@ -81,6 +81,7 @@ class Curriculum:
         self._count = np.zeros(len(self.units), dtype=np.int64)
         self._propagation: Propagation | None = None
         self._drawn: tuple[int, dict[int, list[int]]] = (-1, {})  # of the latest step: refill → units
+        self._latest: dict[str, float] = {}  # what the step observed last was like, before a rise forgets it
 
     # --- the stream
 
@@ -120,12 +121,12 @@ class Curriculum:
                 "an outcome lies outside [0, 1]; give the curriculum an outcome that is an accuracy, such as EM"
             )
         self._propagation = None
-        if self.scheduler is not None and self.scheduler.observe(step, accuracies.values()):
-            self._sum[:], self._count[:] = 0, 0
-            return
         for place, accuracy in accuracies.items():
             self._sum[place] += accuracy
             self._count[place] += 1
+        self._latest = self._measured(accuracies.values())
+        if self.scheduler is not None and self.scheduler.observe(step, accuracies.values()):
+            self._sum[:], self._count[:] = 0, 0
 
     def state(self) -> dict[str, Any]:
         observed = {self._name(int(i)): [float(self._sum[i]), int(self._count[i])] for i in np.flatnonzero(self._count)}
@@ -186,15 +187,45 @@ class Curriculum:
         return self._means() if (spread := self.propagation) is None else spread.estimates
 
     def report(self) -> dict[str, float]:
-        """Numbers for the log of a step."""
-        numbers = {"observed_share": float(self.observed.mean()), "mean_estimate": float(self.estimates.mean())}
+        """Numbers for the statistics of the step observed last.
+
+        gap_level: that it was trained at, with gap_passages (k) and gap_gold (γ, 0 or 1) of the table. accuracy: mean
+        of its units. level_accuracy: of all units tried so far at that level, so that the last step of a level has the
+        level's. What it led to: next_level; window_accuracy, missing while the window is empty, as after a rise;
+        observed_share and mean_estimate, of all units at the next level; how the propagation converged.
+        """
+        numbers = {**self._latest, "observed_share": float(self.observed.mean())}
+        numbers["mean_estimate"] = float(self.estimates.mean())
         if self.scheduler is not None:
-            numbers["gap_level"] = float(self.scheduler.level)
+            numbers["next_level"] = float(self.scheduler.level)
             if self.scheduler.accuracy is not None:
                 numbers["window_accuracy"] = self.scheduler.accuracy
         if self.propagation is not None:
             numbers["propagation_iterations"] = float(self.propagation.iterations)
             numbers["propagation_change"] = self.propagation.change
+        return numbers
+
+    def notes(self) -> list[str]:
+        """A sentence for every level that was reached, with the step (from 1) that led there."""
+        if self.scheduler is None:
+            return []
+        return [
+            f"step {change.step + 1}: gap level {change.level} of {self.scheduler.levels} from now on, since the last "
+            f"{self.scheduler.window} accuracies are {change.accuracy:.2f} on average"
+            for change in self.scheduler.changes
+        ]
+
+    def _measured(self, accuracies: Collection[float]) -> dict[str, float]:
+        """What `report` says of a step, before the scheduler sees its accuracies; {} when nothing was observed."""
+        if not accuracies:
+            return {}
+        numbers = {
+            "accuracy": math.fsum(accuracies) / len(accuracies),
+            "level_accuracy": float(self._sum.sum() / self._count.sum()),
+        }
+        if (level := self.level) is not None and self.scheduler is not None:
+            numbers["gap_level"] = float(self.scheduler.level)
+            numbers["gap_passages"], numbers["gap_gold"] = float(level.keep), float(level.gold)
         return numbers
 
     def _means(self) -> Floats:

@@ -1,9 +1,9 @@
 """Labels that a model gives itself: solve rates of repeated samples, majority votes, both sides of its boundary."""
 
 from ken.training.labels.boundary import BoundaryQuestions, boundary_questions, ever_solved, solved_at_least
+from ken.training.labels.degenerate import DegenerateLabels, EqualLabels
 from ken.training.labels.majority import Vote, majority, majority_answer
 from ken.training.labels.solve_rate import (
-    DegenerateLabels,
     SolveRates,
     flip_rate,
     label,
@@ -15,6 +15,7 @@ from ken.training.labels.solve_rate import (
 __all__ = [
     "BoundaryQuestions",
     "DegenerateLabels",
+    "EqualLabels",
     "SolveRates",
     "Vote",
     "boundary_questions",

@@ -25,13 +25,10 @@ from ken.models import Model
 from ken.models.fingerprint import fingerprint
 from ken.sources import Sources
 from ken.training.labels.cache import AnswerCache, Answers
+from ken.training.labels.degenerate import DegenerateLabels, all_equal
 
 IN_FLIGHT = 512  # samples under way at once; how many of their calls share a batch is the model's business
 GIVE_UP_AFTER = 20  # questions failed in a row: the model is down, not a question bad
-
-
-class DegenerateLabels(UserWarning):
-    """All labels of a stage are equal: there is nothing to learn from them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +48,8 @@ class SolveRates:
         """question id → solve rate ≥ tau. Warns with `DegenerateLabels` when they are all equal. As `label`."""
         labels = {name: label(rate, tau) for name, rate in self.rates.items()}
         if labels and len(set(labels.values())) == 1:
-            said = "yes" if next(iter(labels.values())) else "no"
-            warnings.warn(
-                f"{stage} is degenerate: all {len(labels)} labels are {said!r} at tau = {tau}, so a constant verdict "
-                "is perfect; choose another tau, or questions of which the model knows some and not others",
-                DegenerateLabels,
-                stacklevel=2,
-            )
+            problem = all_equal(f"{stage} is degenerate: all {len(labels)} labels", next(iter(labels.values())), tau)
+            warnings.warn(problem, DegenerateLabels, stacklevel=2)
         return labels
 
     def histogram(self) -> tuple[int, ...]:

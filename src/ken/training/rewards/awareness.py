@@ -7,10 +7,11 @@ Labels are True for "can answer without search". They come from a mapping by que
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ken.core import BadInput, Decision, Question, Trajectory
 from ken.metrics import oracle_ksample
+from ken.training.labels.degenerate import EqualLabels
 from ken.training.rewards.completion import golds
 from ken.training.rewards.outcome import exact
 from ken.training.rollouts import Group
@@ -60,7 +61,8 @@ class OwnSolveRate:
 
     A group of kind `decide` is labelled by the closed-book groups (kind `inside`) of its question: "knows" iff their
     mean SubEM is at least `threshold`. Rollouts that ended in an error say nothing and are left out; when none is left,
-    nobody is rewarded. All other groups earn `answer`.
+    nobody is rewarded. All other groups earn `answer`. watch: sees the labels of every call, and warns when they stay
+    all equal.
 
     Raises `BadInput` for a threshold outside [0, 1], and when called without a closed-book group of a question.
     """
@@ -69,6 +71,7 @@ class OwnSolveRate:
     inside: str = "inside"
     decide: str = "decide"
     answer: Callable[[Trajectory], float] = exact
+    watch: EqualLabels = field(default_factory=EqualLabels, compare=False)
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:
@@ -88,6 +91,7 @@ class OwnSolveRate:
 
     def __call__(self, groups: Sequence[Group]) -> list[list[float]]:
         labels = self.labels(groups)
+        self.watch.see(labels.values(), self.threshold)
         scores = []
         for group in groups:
             if group.task.kind != self.decide:

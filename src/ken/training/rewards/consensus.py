@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ken.core import BadInput
+from ken.training.labels.majority import majority as vote
 from ken.training.rewards.awareness import verdict
 from ken.training.rollouts import Group
 
@@ -16,21 +17,18 @@ INTENDED = "feasible"  # the key of `question.meta`: which kind of task its auth
 
 
 def majority(verdicts: Sequence[bool | None]) -> bool | None:
-    """The verdict given most often; None for a tie and when none could be read."""
-    yes, no = sum(v is True for v in verdicts), sum(v is False for v in verdicts)
-    return None if yes == no else yes > no
+    """The verdict given most often; None for a tie, without verdicts, and when none could be read."""
+    return vote(verdicts).winner if verdicts else None
 
 
 def consensus(verdicts: Sequence[bool | None]) -> float:
     """Share of all verdicts, unreadable ones included, that agree with the majority, in [0, 1]; 0 without one."""
-    wanted = majority(verdicts)
-    return 0.0 if wanted is None else sum(v is wanted for v in verdicts) / len(verdicts)
+    return vote(verdicts).share if verdicts else 0.0
 
 
 def majority_rewards(verdicts: Sequence[bool | None]) -> list[float]:
     """1 for agreeing with the majority, else 0; all 0 for a tie."""
-    wanted = majority(verdicts)
-    return [float(wanted is not None and v is wanted) for v in verdicts]
+    return [float(agrees) for agrees in vote(verdicts).agrees] if verdicts else []
 
 
 def consensus_rewards(verdicts: Sequence[bool | None]) -> list[float]:
