@@ -166,7 +166,8 @@ def test_tapo_is_dapo_filtered_by_right_answers_with_both_tools() -> None:
     c = work.config
     assert (c.units, c.group_size, c.updates, c.lr, c.warmup_steps, c.kl) == (64, 4, 4, 1e-6, 10, 0.0)
     assert (c.loss, c.clip_low, c.clip_high, c.dual_clip) == ("dapo", 0.2, 0.28, 10.0)
-    assert (c.dynamic_sampling, c.max_refills) == (True, 9)
+    assert (c.dynamic_sampling, c.max_refills, c.weight_decay, c.grad_clip) == (True, 9, 0.1, 1.0)
+    assert recipe_of("tapo").chosen({}).model_dump()["top_k"] == 1
     assert {task.strategy.enabled for task in work.tasks} == {("search", "code")}
     (alone,) = works("tapo", RATES, code=False)
     assert {task.strategy.enabled for task in alone.tasks} == {("search",)}

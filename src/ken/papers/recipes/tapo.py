@@ -20,7 +20,7 @@ from ken.training.rollouts import Task, each
 class TapoOptions(Searching):
     """search, code: which tools are enabled; code runs in a sandbox. max_turns: tool calls of a rollout.
     max_refills: so many more batches are sampled at most to replace groups whose answers are all right or all wrong.
-    length, buffer: tokens of a response, and of its end, over which it is penalised.
+    length, buffer: tokens of a response, and of its end, over which it is penalised. weight_decay: of AdamW.
     """
 
     steps: int = Field(default=500, ge=1)
@@ -29,6 +29,8 @@ class TapoOptions(Searching):
     minibatches: int = Field(default=4, ge=1)
     warmup_steps: int = Field(default=10, ge=0)
     kl: float = Field(default=0.0, ge=0)
+    weight_decay: float = Field(default=0.1, ge=0, allow_inf_nan=False)
+    top_k: int = Field(default=1, ge=1)
     search: bool = True
     code: bool = True
     max_refills: int = Field(default=9, ge=0)
@@ -50,6 +52,7 @@ def _stages(options: TapoOptions) -> tuple[Stage, ...]:
             dual_clip=10.0,
             dynamic_sampling=True,
             max_refills=options.max_refills,
+            weight_decay=options.weight_decay,
         )
         reward = partial(tool_use, tools=loop.enabled, length=options.length, buffer=options.buffer)
         tasks = [Task(q, loop, "tools") for q in trainee.questions]
