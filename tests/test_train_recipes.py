@@ -287,6 +287,16 @@ def test_the_same_command_again_goes_on_and_another_is_refused(world: Path, tmp_
         ("search-r1", {"index": "nowhere"}, "there is no index at"),
         ("search-r1", {"index": "http://127.0.0.1:9"}, "did not answer after 4 attempts"),
         ("search-r1", {"questions": [Question(id="q", text="Why?")]}, "1 of 1 questions have no accepted answers"),
+        (
+            "tapo",
+            {"questions": [Question(id="q", text="?", answers=("7",), meta={"source": "trivia"})]},
+            "question 'q' cannot be scored: there is no scorer for questions from 'trivia'; there are default, gsm8k",
+        ),
+        (
+            "tapo",
+            {"questions": [Question(id="q", text="?", answers=("many",), meta={"source": "calculator"})]},
+            "question 'q' cannot be scored: the gold answer 'many' is not a number",
+        ),
         ("search-r1", {"questions": []}, "there are no questions to train on"),
         ("search-r1", {"log_to": "trackio"}, "trackio is not installed; install it with: pip install trackio"),
     ],

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from pydantic import Field
 
 from ken.agents import ToolLoop
-from ken.core import Trajectory
-from ken.papers.recipe import Recipe, Searching, Stage, Trainee
+from ken.core import BadInput, Question, Trajectory
+from ken.papers.recipe import Recipe, Searching, Stage, Trainee, with_answers
 from ken.papers.recipes.lab import LAB
 from ken.papers.work import Reinforcement
-from ken.training.rewards.tools import accuracy, answer_score, tool_use
+from ken.training.rewards.tools import accuracy, answer_score, score_answer, tool_use
 from ken.training.rollouts import Task, each
 
 
@@ -61,8 +61,25 @@ def _stages(options: TapoOptions) -> tuple[Stage, ...]:
     return (Stage("tools", "search, compute and answer, rewarded for the answer alone", (loop,), work),)
 
 
+def _fit(questions: Sequence[Question], options: TapoOptions) -> None:
+    """Every question can be scored: it has golds, and they are what the scorer of its source compares with."""
+    with_answers(questions)
+    for question in questions:
+        try:
+            score_answer(question, "")
+        except BadInput as error:
+            raise BadInput(f"question {question.id!r} cannot be scored: {error}") from error
+
+
 def _lab(_: Mapping[str, Any]) -> dict[str, Any]:
     return {**LAB, "minibatches": 1, "kl": 0.0, "max_tokens": 24, "length": 96, "buffer": 48}
 
 
-recipe = Recipe("tapo", TapoOptions, _lab, _stages)
+recipe = Recipe(
+    "tapo",
+    TapoOptions,
+    _lab,
+    _stages,
+    file="questions with accepted answers: TAPO (question, golds, source), FlashRAG, HotpotQA or MuSiQue",
+    fit=_fit,
+)
