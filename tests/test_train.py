@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from ken.core import BadInput, Passage, SourceError, TrainingError
+from ken.core import BadInput, Observation, Passage, SourceError, ToolCall, TrainingError
 from ken.models.loading import load_model
 from ken.models.local import LAB_MANIFEST, LocalModel
 from ken.sources import Sources
@@ -152,6 +152,35 @@ def test_a_search_engine_that_keeps_failing_ends_the_training_with_a_checkpoint(
         train(model, tasks, each(right_word), config, sources=Sources(search=Down()), out=tmp_path / "run")
     assert "step 2 is saved" in str(caught.value)
     assert (tmp_path / "run" / "checkpoints" / "checkpoint-2" / STATE).is_file()
+
+
+class Computes(Lookup):
+    """Also calls another tool, which works or not."""
+
+    name = "computes"
+
+    def __init__(self, *, works: bool, searches: bool) -> None:
+        super().__init__()
+        self.works, self.searches = works, searches
+
+    async def solve(self, attempt: Any) -> None:
+        attempt.steps += [ToolCall(name="code"), Observation(note="1", error=not self.works)]
+        await (super().solve(attempt) if self.searches else Choose.solve(self, attempt))
+
+
+def test_only_searches_are_counted_as_failed_searches(tmp_path: Path) -> None:
+    config = RLConfig(**settings(steps=2, units=2, group_size=4, max_failures=8))
+    broken = [Task(question, Computes(works=False, searches=False)) for question in QUESTIONS]
+    log = train(bandit_model(tmp_path / "model"), broken, each(right_word), config, sources=Sources(search=Down()))
+    assert not log.curve("search_failures"), "no search, none that failed"
+
+    tasks = [Task(question, Computes(works=True, searches=True)) for question in QUESTIONS]
+    with pytest.raises(SourceError, match="8 searches in a row failed"):
+        train(bandit_model(tmp_path / "other"), tasks, each(right_word), config, sources=Sources(search=Down()))
+    tasks = [Task(question, Computes(works=False, searches=True)) for question in QUESTIONS]
+    more = RLConfig(**settings(steps=1, units=2, group_size=4, max_failures=9))
+    log = train(bandit_model(tmp_path / "third"), tasks, each(right_word), more, sources=Sources(search=Down()))
+    assert log.curve("search_failures") == [1.0], "a share of the searches"
 
 
 def test_a_loss_that_is_no_number_ends_the_training_before_it_is_taken(tmp_path: Path) -> None:

@@ -68,10 +68,11 @@ class Reinforcement:
     told: Callable[[], str] = str
 
     def run(self, shop: Workshop) -> Log:
+        from ken.training.sharding import check_together
         from ken.training.train import train
 
         def on_step(step: int, statistics: Mapping[str, float]) -> None:
-            self.check()
+            check_together(self.check)
             shop.on_step(step, self.config.steps, statistics)
 
         return train(

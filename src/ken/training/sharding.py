@@ -7,14 +7,14 @@ for ever.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from trl.models import prepare_deepspeed, prepare_fsdp, unwrap_model_for_generation
 
-from ken.core import BadInput
+from ken.core import BadInput, SourceError
 
 
 def check_sharding(accelerator: Any) -> None:
@@ -77,3 +77,23 @@ def anyone(flag: bool, accelerator: Any) -> bool:
         return flag
     raised = accelerator.reduce(torch.tensor([float(flag)], device=accelerator.device), reduction="sum")
     return bool(raised.item())
+
+
+def check_together(check: Callable[[], None]) -> None:
+    """Call `check`, and raise `SourceError` on all processes when it does on any: one that went on alone would wait for
+    the others for ever. All must call it."""
+    from accelerate import PartialState
+    from accelerate.utils import reduce
+
+    problem: SourceError | None = None
+    try:
+        check()
+    except SourceError as error:
+        problem = error
+    state = PartialState()
+    if state.num_processes > 1:
+        raised = reduce(torch.tensor([float(problem is not None)], device=state.device), reduction="sum")
+        if raised.item() and problem is None:
+            raise SourceError("a tool or a judge is down in another process, which says which; repair it, then resume")
+    if problem is not None:
+        raise problem
