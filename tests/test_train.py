@@ -19,7 +19,7 @@ from ken.models.local import LAB_MANIFEST, LocalModel
 from ken.sources import Sources
 from ken.training import train as training
 from ken.training.checkpoints import METRICS, STATE
-from ken.training.monitors import DEFAULTS, Monitor, Watch
+from ken.training.monitors import DEFAULTS, STARVED, Monitor, Watch
 from ken.training.rl_config import RLConfig
 from ken.training.rollouts import Task, each
 from ken.training.train import train
@@ -239,7 +239,7 @@ def test_an_out_that_is_a_file_is_refused(tmp_path: Path) -> None:
 
 def collapsing(tmp_path: Path, monitor: str, patience: int = 3, **run: Any) -> list[str]:
     """The alarms of a run made to collapse, with the default threshold of one monitor and a short patience."""
-    chosen = next(m for m in DEFAULTS if m.statistic == monitor)
+    chosen = next(m for m in (*DEFAULTS, STARVED) if m.statistic == monitor)
     quick = Monitor(chosen.statistic, chosen.problem, chosen.low, chosen.high, patience)
     reward = run.pop("reward", right_word)
     tasks = run.pop("tasks", TASKS)
@@ -319,6 +319,14 @@ def test_rollouts_that_are_all_cut_are_noticed(tmp_path: Path) -> None:
     alarms = collapsing(tmp_path, "truncated", steps=5)
     assert alarms
     assert "cut at max_tokens" in alarms[0]
+
+
+def test_a_filter_that_never_fills_the_batch_is_noticed(tmp_path: Path) -> None:
+    alarms = collapsing(
+        tmp_path, "filled_up", steps=5, dynamic_sampling=True, reward=lambda t: float(t.question.id == "one")
+    )
+    assert len(alarms) == 1
+    assert "step 3: filled_up = 1, above 0.5 for 3 steps: hardly any group has both right and wrong" in alarms[0]
 
 
 def test_every_default_monitor_is_tested_here() -> None:

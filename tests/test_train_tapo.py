@@ -11,10 +11,11 @@ pytest.importorskip("trl", reason="needs the extra `train`")
 
 import ken
 from ken.core import Passage, Question, SourceError
-from ken.papers.train import resume, train_on
+from ken.papers.train import Listener, resume, train_on
 from ken.sources.tools.python import PythonTool
 from ken.sources.tools.tool import ToolResult
 from ken.training.checkpoints import STATE
+from ken.training.monitors import STARVED, Alarm
 from tests.bandits import tool_caller
 
 QUESTIONS = [Question(id=str(n), text=f"What is {n}?", answers=("7",), meta={"source": "gsm8k"}) for n in range(8)]
@@ -69,3 +70,17 @@ def test_an_interpreter_that_is_down_stops_the_training_with_a_checkpoint_and_it
         patch.setattr(PythonTool, "run", lambda self, code: ToolResult("1"))
         trained = resume(tmp_path / "run", device="cpu")
     assert trained.model == tmp_path / "run" / "model"
+
+
+def test_groups_that_are_never_mixed_raise_an_alarm(place: Path, tmp_path: Path) -> None:
+    alarms: list[Alarm] = []
+    never = [question.model_copy(update={"answers": ("9",)}) for question in QUESTIONS]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PythonTool, "run", lambda self, code: ToolResult("1"))
+        trained = train(
+            place, tmp_path / "run", questions=never, steps=10, listener=Listener(on_alarm=alarms.append)
+        )  # fmt: skip
+    (log,) = trained.logs.values()
+    assert [statistics["filled_up"] for statistics in log.history] == [1.0] * 10
+    (starved,) = [alarm for alarm in alarms if alarm.monitor == STARVED]
+    assert starved.step == 10

@@ -13,6 +13,7 @@ from ken.core import BadInput, Question, Trajectory
 from ken.papers.recipe import Recipe, Searching, Stage, Trainee, with_answers
 from ken.papers.recipes.lab import LAB
 from ken.papers.work import Reinforcement
+from ken.training.monitors import DEFAULTS, STARVED
 from ken.training.rewards.tools import accuracy, answer_score, score_answer, tool_use
 from ken.training.rollouts import Task, each
 
@@ -56,7 +57,14 @@ def _stages(options: TapoOptions) -> tuple[Stage, ...]:
         )
         reward = partial(tool_use, tools=loop.enabled, length=options.length, buffer=options.buffer)
         tasks = [Task(q, loop, "tools") for q in trainee.questions]
-        return Reinforcement(tasks, each(reward), config, filter_by=correct, check=loop.tools.check)
+        return Reinforcement(
+            tasks,
+            each(reward),
+            config,
+            filter_by=correct,
+            monitors=(*DEFAULTS, STARVED),
+            check=loop.tools.check,
+        )
 
     return (Stage("tools", "search, compute and answer, rewarded for the answer alone", (loop,), work),)
 
