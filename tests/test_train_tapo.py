@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ pytest.importorskip("trl", reason="needs the extra `train`")
 
 import ken
 from ken.core import Passage, Question, SourceError
-from ken.papers.train import Listener, resume, train_on
+from ken.papers.train import Listener, read_run, resume, train_on
 from ken.sources.tools.python import PythonTool
 from ken.sources.tools.tool import ToolResult
 from ken.training.checkpoints import STATE
@@ -84,3 +87,33 @@ def test_groups_that_are_never_mixed_raise_an_alarm(place: Path, tmp_path: Path)
     assert [statistics["filled_up"] for statistics in log.history] == [1.0] * 10
     (starved,) = [alarm for alarm in alarms if alarm.monitor == STARVED]
     assert starved.step == 10
+
+
+def test_without_search_no_index_is_needed_and_the_command_has_every_option(place: Path, tmp_path: Path) -> None:
+    lines = [{"question": q.text, "golds": q.answers, "source": "gsm8k"} for q in QUESTIONS]
+    (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    given = {**SMALL, "steps": 1, "clip_low": 0.1, "clip_high": 0.3, "dual_clip": 3.0, "weight_decay": 0.0}
+    command = ["train", "tapo", "--model", f"hf/{place / 'model'}", "--questions", "q.jsonl", "--out", "run"]
+    command += ["--no-search", "--no-code", "--device", "cpu"]
+    command += [part for name, value in given.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "ken", *command],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    settings = read_run(tmp_path / "run")
+    assert settings.index == ""
+    assert settings.options.items() >= {**given, "search": False, "code": False}.items()
+    assert "Try: ken audit --model hf/run/model --strategies direct --questions FILE" in done.stdout
+
+
+def test_what_was_trained_is_audited_with_its_tools(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from ken.cli.train_progress import finish
+    from ken.papers.recipes import recipe_of
+    from ken.papers.train import Trained, TrainingRun
+
+    options = recipe_of("tapo").chosen({}).model_dump()
+    settings = TrainingRun(paper="tapo", model="hf/x", index="docs", options=options)
+    finish(Trained(place, settings, model=place / "model"))
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"ken audit --model hf/{place / 'model'} --index docs --top-k 1 --strategies tools --questions" in said

@@ -27,7 +27,7 @@ def train(  # noqa: PLR0917 (typer reads the options from the signature)
     questions: Annotated[
         Path | None,
         typer.Option(
-            help="FlashRAG, HotpotQA or MuSiQue file, with accepted answers; for ConvSearch-R1 conversations "
+            help="FlashRAG, HotpotQA, MuSiQue or TAPO file, with accepted answers; for ConvSearch-R1 conversations "
             "(TopiOCQA, QReCC), for KnowRL seeds that say whether they are feasible."
         ),
     ] = None,
@@ -57,6 +57,19 @@ def train(  # noqa: PLR0917 (typer reads the options from the signature)
     top_k: Annotated[int | None, typer.Option("--top-k", "-k", help="Passages per search.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Most new tokens of one turn.")] = None,
     temperature: Annotated[float | None, typer.Option(help="Of rollouts.")] = None,
+    search: Annotated[bool | None, typer.Option("--search/--no-search", help="TAPO: the tool that searches.")] = None,
+    code: Annotated[bool | None, typer.Option("--code/--no-code", help="TAPO: the tool that runs Python.")] = None,
+    max_refills: Annotated[
+        int | None, typer.Option(help="TAPO: batches drawn again for groups that are all right or all wrong, at most.")
+    ] = None,
+    length: Annotated[int | None, typer.Option(help="TAPO: tokens of a response, beyond which it earns less.")] = None,
+    buffer: Annotated[int | None, typer.Option(help="TAPO: tokens before that, over which it earns ever less.")] = None,
+    clip_low: Annotated[
+        float | None, typer.Option(help="TAPO: the ratio of an update is at least 1 less this.")
+    ] = None,
+    clip_high: Annotated[float | None, typer.Option(help="TAPO: and at most 1 and this.")] = None,
+    dual_clip: Annotated[float | None, typer.Option(help="TAPO: its bound where the advantage is negative.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="TAPO: of the optimizer.")] = None,
     algo: Annotated[str | None, typer.Option(help="Search-R1: grpo or ppo.")] = None,
     critic_lr: Annotated[float | None, typer.Option(help="Search-R1 with ppo, R3-RAG: of the critic.")] = None,
     samples: Annotated[
@@ -166,13 +179,14 @@ def train(  # noqa: PLR0917 (typer reads the options from the signature)
     chosen = options.given(**{name: value for name, value in parameters.items() if name not in _BESIDE})
     trainer = library()
     recipe = trainer.recipe_of(paper)
-    if recipe.searches and not index:
-        raise BadInput("a training searches; name an index with --index DIR or a /retrieve service with --index URL")
-    if not recipe.searches and not _typed(context, "index"):
-        index = ""  # what ken.toml says of it is for others
     # What ken.toml says to all commands is for those that have such an option.
     has = recipe.options.model_fields
     chosen = {name: value for name, value in chosen.items() if name in has or _typed(context, name)}
+    searches = recipe.needs_index(chosen)
+    if searches and not index:
+        raise BadInput("a training searches; name an index with --index DIR or a /retrieve service with --index URL")
+    if not searches and not _typed(context, "index"):
+        index = ""  # what ken.toml says of it is for others
     _run(
         out,
         lambda listener: trainer.train_on(

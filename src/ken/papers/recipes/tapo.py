@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ken.agents import ToolLoop
 from ken.core import BadInput, Question, Trajectory
@@ -21,7 +21,9 @@ from ken.training.rollouts import Task, each
 class TapoOptions(Searching):
     """search, code: which tools are enabled; code runs in a sandbox. max_turns: tool calls of a rollout.
     max_refills: so many more batches are sampled at most to replace groups whose answers are all right or all wrong.
-    length, buffer: tokens of a response, and of its end, over which it is penalised. weight_decay: of AdamW.
+    length, buffer: tokens of a response, and of its end, over which it is penalised. clip_low, clip_high: the ratio of
+    an update is clipped to [1 − low, 1 + high], and to `dual_clip` where the advantage is negative. weight_decay: of
+    AdamW.
     """
 
     steps: int = Field(default=500, ge=1)
@@ -37,6 +39,17 @@ class TapoOptions(Searching):
     max_refills: int = Field(default=9, ge=0)
     length: int = Field(default=2048, ge=1)
     buffer: int = Field(default=1024, ge=1)
+    clip_low: float = Field(default=0.2, gt=0, lt=1)
+    clip_high: float = Field(default=0.28, gt=0, allow_inf_nan=False)
+    dual_clip: float | None = Field(default=10.0, gt=1, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _buffer_at_the_end(self) -> TapoOptions:
+        if self.buffer > self.length:
+            raise BadInput(
+                f"buffer is {self.buffer}, but a response has {self.length} tokens; lower it, or raise length"
+            )
+        return self
 
 
 def _stages(options: TapoOptions) -> tuple[Stage, ...]:
@@ -48,9 +61,9 @@ def _stages(options: TapoOptions) -> tuple[Stage, ...]:
     def work(trainee: Trainee) -> Reinforcement:
         config = options.rl(
             loss="dapo",
-            clip_low=0.2,
-            clip_high=0.28,
-            dual_clip=10.0,
+            clip_low=options.clip_low,
+            clip_high=options.clip_high,
+            dual_clip=options.dual_clip,
             dynamic_sampling=True,
             max_refills=options.max_refills,
             weight_decay=options.weight_decay,
@@ -90,4 +103,5 @@ recipe = Recipe(
     _stages,
     file="questions with accepted answers: TAPO (question, golds, source), FlashRAG, HotpotQA or MuSiQue",
     fit=_fit,
+    then="ken audit --model hf/{model} --index {index} --top-k {top_k} --strategies tools --questions FILE --out DIR",
 )
