@@ -131,6 +131,21 @@ def train(  # noqa: PLR0917 (typer reads the options from the signature)
     ] = None,
     attempts: Annotated[int | None, typer.Option(help="R3-RAG: of the teacher at a question.")] = None,
     variant: Annotated[str | None, typer.Option(help="R3-RAG: reward both, outcome or process.")] = None,
+    advantage: Annotated[
+        str | None, typer.Option(help="R3-RAG: gae (PPO, with a critic) or batch (without one).")
+    ] = None,
+    if_correct: Annotated[
+        float | None, typer.Option(help="R3-RAG: factor on what queries earn when the answer is right.")
+    ] = None,
+    if_wrong: Annotated[float | None, typer.Option(help="R3-RAG: when it is wrong.")] = None,
+    if_unanswered: Annotated[float | None, typer.Option(help="R3-RAG: when there is none.")] = None,
+    answer_reward: Annotated[float | None, typer.Option(help="R3-RAG: of a right answer.")] = None,
+    wrong_answer_reward: Annotated[float | None, typer.Option(help="R3-RAG: of a wrong one.")] = None,
+    malformed_reward: Annotated[float | None, typer.Option(help="R3-RAG: of a step that cannot be read.")] = None,
+    document_characters: Annotated[
+        int | None, typer.Option(help="R3-RAG: of the passages that a step is shown, at most.")
+    ] = None,
+    max_passages: Annotated[int | None, typer.Option(help="R3-RAG: that a rollout is shown, at most.")] = None,
     temperature_step: Annotated[
         float | None, typer.Option(help="R3-RAG: so much warmer is each further rollout of a question.")
     ] = None,

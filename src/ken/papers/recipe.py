@@ -227,6 +227,17 @@ def with_answers(questions: Sequence[Question]) -> None:
         )
 
 
+def answered(questions: Sequence[Question], index: str, on_note: Callable[[str], None]) -> Sequence[Question]:
+    """Those with accepted answers; the others are counted and named to `on_note`. An `Admit`."""
+    if without := [question.id for question in questions if not question.answers]:
+        more = ", …" if len(without) > 10 else ""
+        on_note(
+            f"WARNING: {len(without):,} of {len(questions):,} questions are left out, because they have no accepted "
+            f"answers ({', '.join(without[:10])}{more})"
+        )
+    return [question for question in questions if question.answers]
+
+
 THEN_WITHOUT_INDEX = "ken audit --model hf/{model} --strategies direct --questions FILE --out DIR"
 
 Admit = Callable[[Sequence[Question], str, Callable[[str], None]], Sequence[Question]]
