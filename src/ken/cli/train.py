@@ -119,6 +119,16 @@ def train(  # noqa: PLR0917 (typer reads the options from the signature)
         int | None, typer.Option(help="ConvSearch-R1: the worst rank of a rewrite to learn from.")
     ] = None,
     depth: Annotated[int | None, typer.Option(help="ConvSearch-R1: ranks beyond it count as not found.")] = None,
+    mode: Annotated[
+        str | None, typer.Option(help="ConvSearch-R1: how an index searches in training: bm25, dense or hybrid.")
+    ] = None,
+    shots: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="ConvSearch-R1: demonstrations for sampling before the supervised stage: turns with a 'response'.",
+        ),
+    ] = None,
     teacher: Annotated[
         str | None, typer.Option(metavar="SPEC", help="R3-RAG: the model to imitate first, such as openai/NAME.")
     ] = None,
