@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,23 @@ HEARD = "then the wind says"
 
 def bandit_model(folder: Path, *, layers: int = 1) -> LocalModel:
     """A one-layer Llama over the words of this file; every word is one token."""
+    save_untrained(folder, ["one", "two", *WORDS, *HEARD.split(), "loud", "soft"], layers=layers)
+    return LocalModel(folder, device="cpu", control_tokens=True)
+
+
+def tool_caller(folder: Path) -> None:
+    """A model of the same kind whose every word is a whole action: it searches, computes and answers at random."""
+    actions = ["<search>x</search>", "<code>1</code>", "<answer>7</answer>", "<answer>8</answer>"]
+    save_untrained(folder, actions, positions=1024)
+
+
+def save_untrained(folder: Path, vocabulary: Sequence[str], *, layers: int = 1, positions: int = 64) -> None:
+    """An untrained Llama with one token for every word."""
     import torch
     from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    words = ["<pad>", "<eos>", "<unk>", "<choose>", "one", "two", *WORDS, *HEARD.split(), "loud", "soft"]
+    words = ["<pad>", "<eos>", "<unk>", "<choose>", *vocabulary]
     backend = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     backend.add_special_tokens([AddedToken(w, special=True, normalized=False) for w in words[:4]])
@@ -38,14 +51,13 @@ def bandit_model(folder: Path, *, layers: int = 1) -> LocalModel:
         num_hidden_layers=layers,
         num_attention_heads=2,
         initializer_range=0.2,
-        max_position_embeddings=64,
+        max_position_embeddings=positions,
         pad_token_id=0,
         eos_token_id=1,
         bos_token_id=None,
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    return LocalModel(folder, device="cpu", control_tokens=True)
 
 
 class Choose(Strategy):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ken.core import BadInput, DataError, Question
-from ken.core.conversation import UNANSWERABLE, ConversationTurn, Exchange, history_of, read_turns
+from ken.core.conversation import UNANSWERABLE, ConversationTurn, Exchange, history_of, read_demonstrations, read_turns
 
 SAID = (Exchange(query="who wrote Emma", answer="Jane Austen"),)
 
@@ -155,3 +155,17 @@ def test_ids_are_unique_and_a_file_holds_something(tmp_path: Path) -> None:
         list(read_turns(written(tmp_path, name="empty.json")))
     with pytest.raises(BadInput, match="there is no file"):
         list(read_turns(tmp_path / "absent.json"))
+
+
+def test_demonstrations_are_turns_with_a_response(tmp_path: Path) -> None:
+    path = tmp_path / "shots.jsonl"
+    turn = {"qid": 1, "question": "when did she die", "context": ["who wrote Emma", "Jane Austen"]}
+    path.write_text(json.dumps({**turn, "response": "<think>she</think>"}))
+    (shot,) = read_demonstrations(path)
+    assert (shot.turn.query, shot.turn.depth, shot.response) == ("when did she die", 2, "<think>she</think>")
+    path.write_text(json.dumps(turn))
+    with pytest.raises(DataError, match=r":1: expected the key 'response'"):
+        read_demonstrations(path)
+    path.write_text("\n")
+    with pytest.raises(BadInput, match="holds no demonstrations"):
+        read_demonstrations(path)

@@ -74,6 +74,19 @@ def test_flashrag_and_search_r1_jsonl(tmp_path: Path) -> None:
     assert second.supporting_ids == ("6", "10")
 
 
+def test_tapo_jsonl_keeps_the_source_that_says_how_to_score(tmp_path: Path) -> None:
+    path = lines(
+        tmp_path / "tapo.jsonl",
+        {"question": "12 * 34?", "golds": ["408"], "source": "calculator"},
+        {"question": "Who?", "golds": "Ann", "source": None},
+        {"question": "Where?", "golden_answers": ["Rome"], "source": "nq", "metadata": {"source": "gsm8k", "level": 1}},
+    )
+    first, second, third = read_questions(path)
+    assert (first.answers, first.meta) == (("408",), {"source": "calculator"})
+    assert (second.answers, second.meta) == (("Ann",), {})
+    assert third.meta == {"source": "gsm8k", "level": 1}, "what the metadata says of it comes first"
+
+
 def test_hotpotqa_array_with_its_documents_named_by_title(tmp_path: Path) -> None:
     path = tmp_path / "hotpot_dev_distractor_v1.json"
     path.write_text(json.dumps([HOTPOT], indent=1), encoding="utf-8")
@@ -345,6 +358,8 @@ keys = st.sampled_from(
         "_id",
         "question",
         "golden_answers",
+        "golds",
+        "source",
         "answers",
         "answer",
         "answer_aliases",

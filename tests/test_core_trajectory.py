@@ -199,6 +199,23 @@ def test_searches_keep_their_order_and_malformed_outputs_are_counted() -> None:
     assert trajectory.malformed == 2
 
 
+def test_search_results_are_what_followed_a_search_and_nothing_else() -> None:
+    found, failed = Observation(passages=(Passage(id="1", text="x"),)), Observation(note="away", error=True)
+    computed = (ToolCall(name="code"), Observation(note="7", error=True))
+    steps = (
+        Search(query="a"),
+        found,
+        *computed,
+        Observation(note="hint"),
+        Search(query="b"),
+        failed,
+        Search(query="c"),
+    )
+    made = Trajectory(question=Question(id="q", text="?"), strategy="tools", steps=steps)
+    assert made.search_results == (found, failed)
+    assert len(made.searches) == 3
+
+
 def test_passages_are_listed_once_in_the_order_shown() -> None:
     a, b = Passage(id="a", text="x", score=2.0), Passage(id="b", text="y")
     elsewhere = Passage(id="a", text="z", source="other.jsonl")  # the same id in another source is another passage

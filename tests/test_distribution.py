@@ -53,10 +53,10 @@ except KenError as error:
 """
 
 
-def launch(folder: Path, changes: dict[str, Any]) -> subprocess.Popen[str]:
+def launch(folder: Path, changes: dict[str, Any], script: str = RUN) -> subprocess.Popen[str]:
     """Two processes on this machine. accelerate has no word for it but `--multi_gpu`, which ACCELERATE_USE_CPU turns
     into processes on the CPU."""
-    (folder / "run.py").write_text(RUN)
+    (folder / "run.py").write_text(script)
     command = [sys.executable, "-W", "ignore", "-m", "accelerate.commands.accelerate_cli", "launch", "--multi_gpu"]
     command += ["--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
     command += ["--main_process_port", "0", str(folder / "run.py"), str(folder), repr(changes)]
@@ -142,6 +142,44 @@ def test_units_that_cannot_be_shared_evenly_are_refused(tmp_path: Path) -> None:
     bandit_model(tmp_path / "model")
     said = finished(launch(tmp_path, {"units": 3}))
     assert "BadInput: 3 units a step cannot be shared out evenly among 2 processes; choose a multiple" in said
+
+
+CHECKED = """
+import sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from accelerate import PartialState
+from ken.core import SourceError
+from ken.models.local import LocalModel
+from ken.papers.work import Reinforcement, Workshop
+from ken.sources import Sources
+from ken.training.rl_config import RLConfig
+from ken.training.rollouts import each
+from tests.bandits import right_word, settings
+from tests.test_distribution import TASKS
+folder, changes = Path(sys.argv[1]), eval(sys.argv[2])
+process = PartialState(cpu=True)
+steps = []
+def check():
+    steps.append(1)
+    if len(steps) == 2 and not process.is_main_process:
+        raise SourceError("the tool 'code' was down")
+work = Reinforcement(TASKS, each(right_word), RLConfig(**settings(**changes)), check=check)
+try:
+    work.run(Workshop(LocalModel(folder / "model", device="cpu", control_tokens=True), Sources(), folder / "run"))
+except SourceError as error:
+    print(f"process {process.process_index}: {error}", flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_tool_that_is_down_in_one_process_stops_them_all_with_a_checkpoint(tmp_path: Path) -> None:
+    bandit_model(tmp_path / "model")
+    said = finished(launch(tmp_path, {"steps": 4}, CHECKED))
+    assert "process 1: the tool 'code' was down (step 2 is saved in" in said
+    assert "process 0: a tool or a judge is down in another process, which says which" in said
+    assert (tmp_path / "run" / "checkpoints" / "checkpoint-2" / "ken-state.json").is_file()
 
 
 SHARDED = """

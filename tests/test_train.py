@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 import torch
 
-from ken.core import BadInput, Passage, SourceError, TrainingError
+from ken.core import BadInput, Observation, Passage, SourceError, ToolCall, TrainingError
 from ken.models.loading import load_model
 from ken.models.local import LAB_MANIFEST, LocalModel
 from ken.sources import Sources
 from ken.training import train as training
 from ken.training.checkpoints import METRICS, STATE
 from ken.training.critic import Critic
-from ken.training.monitors import DEFAULTS, Monitor, Watch
+from ken.training.monitors import DEFAULTS, STARVED, Monitor, Watch
 from ken.training.rl_config import RLConfig
 from ken.training.rollouts import Task, each
 from ken.training.train import train
@@ -155,6 +155,35 @@ def test_a_search_engine_that_keeps_failing_ends_the_training_with_a_checkpoint(
     assert (tmp_path / "run" / "checkpoints" / "checkpoint-2" / STATE).is_file()
 
 
+class Computes(Lookup):
+    """Also calls another tool, which works or not."""
+
+    name = "computes"
+
+    def __init__(self, *, works: bool, searches: bool) -> None:
+        super().__init__()
+        self.works, self.searches = works, searches
+
+    async def solve(self, attempt: Any) -> None:
+        attempt.steps += [ToolCall(name="code"), Observation(note="1", error=not self.works)]
+        await (super().solve(attempt) if self.searches else Choose.solve(self, attempt))
+
+
+def test_only_searches_are_counted_as_failed_searches(tmp_path: Path) -> None:
+    config = RLConfig(**settings(steps=2, units=2, group_size=4, max_failures=8))
+    broken = [Task(question, Computes(works=False, searches=False)) for question in QUESTIONS]
+    log = train(bandit_model(tmp_path / "model"), broken, each(right_word), config, sources=Sources(search=Down()))
+    assert not log.curve("search_failures"), "no search, none that failed"
+
+    tasks = [Task(question, Computes(works=True, searches=True)) for question in QUESTIONS]
+    with pytest.raises(SourceError, match="8 searches in a row failed"):
+        train(bandit_model(tmp_path / "other"), tasks, each(right_word), config, sources=Sources(search=Down()))
+    tasks = [Task(question, Computes(works=False, searches=True)) for question in QUESTIONS]
+    more = RLConfig(**settings(steps=1, units=2, group_size=4, max_failures=9))
+    log = train(bandit_model(tmp_path / "third"), tasks, each(right_word), more, sources=Sources(search=Down()))
+    assert log.curve("search_failures") == [1.0], "a share of the searches"
+
+
 def test_a_loss_that_is_no_number_ends_the_training_before_it_is_taken(tmp_path: Path) -> None:
     model = bandit_model(tmp_path / "model")
 
@@ -240,7 +269,7 @@ def test_an_out_that_is_a_file_is_refused(tmp_path: Path) -> None:
 
 def collapsing(tmp_path: Path, monitor: str, patience: int = 3, **run: Any) -> list[str]:
     """The alarms of a run made to collapse, with the default threshold of one monitor and a short patience."""
-    chosen = next(m for m in DEFAULTS if m.statistic == monitor)
+    chosen = next(m for m in (*DEFAULTS, STARVED) if m.statistic == monitor)
     quick = Monitor(chosen.statistic, chosen.problem, chosen.low, chosen.high, patience)
     reward = run.pop("reward", right_word)
     tasks = run.pop("tasks", TASKS)
@@ -320,6 +349,14 @@ def test_rollouts_that_are_all_cut_are_noticed(tmp_path: Path) -> None:
     alarms = collapsing(tmp_path, "truncated", steps=5)
     assert alarms
     assert "cut at max_tokens" in alarms[0]
+
+
+def test_a_filter_that_never_fills_the_batch_is_noticed(tmp_path: Path) -> None:
+    alarms = collapsing(
+        tmp_path, "filled_up", steps=5, dynamic_sampling=True, reward=lambda t: float(t.question.id == "one")
+    )
+    assert len(alarms) == 1
+    assert "step 3: filled_up = 1, above 0.5 for 3 steps: hardly any group has both right and wrong" in alarms[0]
 
 
 def test_every_default_monitor_is_tested_here() -> None:

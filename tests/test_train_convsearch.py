@@ -16,8 +16,11 @@ from ken.agents.rewrite import Rewrite
 from ken.core import BadInput, Question
 from ken.core.conversation import ConversationTurn
 from ken.lab.conversations import ConversationWorld
+from ken.papers.recipe import Trainee
 from ken.papers.recipes import recipe_of
 from ken.papers.train import Listener, Progress, resume, train_on
+from ken.sources.search import ranks
+from ken.sources.search.ranks import RankService
 from ken.training.checkpoints import METRICS
 from ken.training.conversations_base import smoke_config, world_index
 from ken.training.lab_checkpoint import built
@@ -31,6 +34,11 @@ SMALL: Mapping[str, Any] = {
     "sft_epochs": 4,
     "sft_batch": 4,
     "save_every": 1,
+}
+
+SHOT: Mapping[str, Any] = {
+    "turn": {"id": "s", "query": "why"},
+    "response": "<think>hm</think>\n<rewrite>why is it so</rewrite>",
 }
 
 
@@ -118,6 +126,44 @@ def test_turns_whose_gold_passage_the_index_lacks_are_named_and_left_out(world: 
     asked = sampled(tmp_path / "run")
     assert len(asked) == 18
     assert not set(asked) & set(left[left.index("(") + 1 : left.index(")")].split(", "))
+
+
+def test_samples_are_drawn_with_demonstrations_and_learnt_without(world: Path, tmp_path: Path) -> None:
+    shown = ConversationWorld(smoke_config().world).turns("train")[30]
+    response = f"<think> {shown.rewrite}</think>\n<rewrite> {shown.rewrite}</rewrite>"
+    (tmp_path / "shots.jsonl").write_text(json.dumps({**json.loads(record(shown)), "response": response}))
+    run = tmp_path / "run"
+    with pytest.raises(Killed):
+        train(world, run, shots=tmp_path / "shots.jsonl", keep_rank=100, listener=killed_at("warm-up", 1))
+    (tmp_path / "shots.jsonl").unlink()
+    trained = resume(run)
+    assert list(trained.logs) == ["warm-up", "rewrite"], "the demonstrations are among the settings of the run"
+    samples = (run / "warm-up" / "samples.jsonl").read_text().splitlines()
+    for line in samples:
+        (first, *_) = json.loads(line)["attempts"]
+        assert first["segments"][0]["text"].count("Query:") == 2
+
+
+def test_a_search_mode_reaches_the_ranks(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Mapping[str, Any]] = []
+
+    def open_ranks(index: Any, **options: Any) -> RankService:
+        opened.append(options)
+        return ranks.open_ranks(index, **options)
+
+    monkeypatch.setattr("ken.papers.recipes.convsearch_r1.open_ranks", open_ranks)
+    train(world, tmp_path / "run", mode="bm25", steps=1, sft_epochs=1)
+    assert {options["mode"] for options in opened} == {"bm25"}
+    assert len(opened) >= 2, "for samples and for rewards"
+
+
+def test_a_remote_index_searches_in_its_own_way() -> None:
+    recipe = recipe_of("convsearch-r1")
+    turn = ConversationTurn(id="t", query="Why?", gold=("d",)).question()
+    trainee = Trainee(None, [turn], lambda samples, matcher: None, index="http://127.0.0.1:9")  # type: ignore[arg-type, return-value]
+    for stage in recipe.stages(recipe.chosen({"mode": "dense"})):
+        with pytest.raises(BadInput, match="mode 'dense' is for an index of Ken"):
+            stage.check(trainee)
 
 
 # --- interruptions
@@ -235,6 +281,11 @@ def test_the_paper_s_constants_are_the_defaults() -> None:
         ({"keep_rank": 200}, "ranks are looked for down to depth 100 only"),
         ({"reward": "luck"}, "reward cannot be 'luck'"),
         ({"group_size": 1}, "GRPO compares the rollouts of a group"),
+        ({"mode": "dense"}, "has no vectors for mode 'dense'"),
+        ({"mode": "sparse"}, "mode cannot be 'sparse'"),
+        ({"shots": "nowhere.jsonl"}, "there is no file nowhere.jsonl"),
+        ({"shots": [SHOT], "sft_epochs": 0}, "shots are for sampling what is fine-tuned on"),
+        ({"shots": [{**SHOT, "response": "why is it so"}]}, "the response of the demonstration 's' is not exactly a"),
         ({"top_k": 3}, "this paper has no option top_k"),
         ({"model": "openai/gpt"}, "'openai/gpt' cannot be trained"),
     ],

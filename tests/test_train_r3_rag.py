@@ -8,24 +8,41 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faulty_server import Answer, FaultyServer
+from faulty_server import Answer as Reply
+from faulty_server import FaultyServer
 
 pytest.importorskip("trl", reason="needs the extra `train`")
 
 import ken
 from ken.agents.stepwise import STEPS, Stepwise
 from ken.agents.subqueries import SPLIT
-from ken.core import BadInput, ModelError, Question, Sampling, SourceError
+from ken.core import (
+    Answer,
+    BadInput,
+    ModelError,
+    Observation,
+    Passage,
+    Question,
+    Sampling,
+    Search,
+    Segment,
+    SourceError,
+    Trajectory,
+)
 from ken.lab.multihop import MultiHopWorld, documents, questions
 from ken.models import Message
 from ken.models.scripted import ScriptedModel
+from ken.papers.recipe import Trainee
 from ken.papers.recipes import recipe_of
 from ken.papers.recipes.r3_rag import R3RagOptions, _JudgeWatch
 from ken.papers.train import Listener, Progress, resume, train_on
+from ken.papers.work import Reinforcement
 from ken.training.judges import LLMJudge
 from ken.training.lab_checkpoint import built
 from ken.training.multihop_base import smoke_config
 from ken.training.multihop_teacher import MultiHopTeacher
+from ken.training.rewards.steps import StepFactors
+from ken.training.rollouts import Group
 
 SMALL: Mapping[str, Any] = {
     "steps": 2,
@@ -65,6 +82,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for q in questions(made, "train")[:48]
     ]
     (folder / "q.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    some = [{**line, "golden_answers": line["golden_answers"] if i % 4 else []} for i, line in enumerate(lines)]
+    (folder / "some.jsonl").write_text("\n".join(map(json.dumps, some)))
     (folder / "unanswered.jsonl").write_text("\n".join(json.dumps({**line, "golden_answers": []}) for line in lines))
     (folder / "plain.jsonl").write_text("\n".join(json.dumps({**line, "metadata": {}}) for line in lines))
     return folder
@@ -78,17 +97,17 @@ class Teacher:
         self.teacher = MultiHopTeacher(made, questions(made, "train"))
         self.steps = 0
 
-    def __call__(self, number: int, payload: dict[str, Any]) -> Answer:
+    def __call__(self, number: int, payload: dict[str, Any]) -> Reply:
         first, *rest = payload["messages"]
         if first["content"] == SPLIT.text:
-            return Answer(rest[0]["content"])
+            return Reply(rest[0]["content"])
         if first["content"] != STEPS.text:
-            return Answer("yes")
+            return Reply("yes")
         self.steps += 1
         said = [Message("user", rest[0]["content"])]
         said += [Message("policy" if m["role"] == "assistant" else "observation", m["content"]) for m in rest[1:]]
         sampling = Sampling(temperature=payload.get("temperature") or 0.0, seed=payload.get("seed") or 0)
-        return Answer(self.teacher._step(said, sampling, 0))
+        return Reply(self.teacher._step(said, sampling, 0))
 
 
 @pytest.fixture
@@ -141,10 +160,15 @@ def test_a_pupil_imitates_its_teacher_and_is_then_rewarded_and_no_interruption_a
     assert (run / "model" / "model.safetensors").is_file()
 
     again = train_on(
-        "r3-rag", model=f"hf/{run / 'cold-start' / 'model'}", questions=world / "q.jsonl", index=world / "index",
-        out=tmp_path / "again", **{**SMALL, "sft_epochs": 0, "steps": 1, "variant": "outcome"},
+        "r3-rag", model=f"hf/{run / 'cold-start' / 'model'}", questions=world / "some.jsonl", index=world / "index",
+        out=tmp_path / "again", listener=Listener(on_note=notes.append),
+        **{**SMALL, "sft_epochs": 0, "steps": 1, "advantage": "batch", "malformed_reward": -3.0, "judge": "rule"},
     )  # fmt: skip
     assert list(again.logs) == ["steps"], "a model that writes the steps needs no teacher"
+    (statistics,) = again.logs["steps"].history
+    assert "critic/explained_variance" not in statistics
+    (left,) = [note for note in notes if "left out" in note]
+    assert left.startswith("WARNING: 12 of 48 questions are left out, because they have no accepted answers (")
 
 
 def test_the_paper_s_constants_are_the_defaults() -> None:
@@ -181,6 +205,9 @@ def test_the_paper_s_constants_are_the_defaults() -> None:
         ({"max_turns": 10}, "max_turns cannot be 10"),
         ({"variant": "luck"}, "variant cannot be 'luck'"),
         ({"attempts": 0}, "attempts cannot be 0"),
+        ({"advantage": "group"}, "advantage cannot be 'group'"),
+        ({"if_wrong": float("nan")}, "if_wrong cannot be nan"),
+        ({"document_characters": 0}, "document_characters cannot be 0"),
         ({"steps": 0, "sft_epochs": 0}, "there is nothing to do"),
         ({"index": "nowhere"}, "there is no index at"),
     ],
@@ -196,6 +223,30 @@ def test_bad_input_is_refused_in_one_sentence_and_leaves_nothing(
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_factors_of_rewards_and_what_is_shown_are_options() -> None:
+    recipe, alone = recipe_of("r3-rag"), {"judge": "rule", "sft_epochs": 0}
+    options = recipe.chosen(alone)
+    assert isinstance(options, R3RagOptions)
+    assert options.factors == StepFactors()
+    changed = {"if_correct": 1.5, "wrong_answer_reward": -1.0, "document_characters": 99, "max_passages": 4}
+    options = recipe.chosen({**alone, **changed, "advantage": "batch"})
+    assert isinstance(options, R3RagOptions)
+    assert options.factors == StepFactors(if_correct=1.5, wrong_answer=-1.0)
+    (stage,) = recipe.stages(options)
+    (strategy,) = stage.strategies
+    assert isinstance(strategy, Stepwise)
+    assert (strategy.document_characters, strategy.max_passages) == (99, 4)
+
+    asked = Question(id="q", text="Who?", answers=("Ann",), meta={"supporting_ids": ["d"]})
+    work = stage.work(Trainee(None, [asked], lambda samples, matcher: None))  # type: ignore[arg-type, return-value]
+    assert isinstance(work, Reinforcement)
+    assert (work.config.advantage, work.config.turn_credit) == ("batch", True)
+    steps = (Search(query="x"), Observation(passages=(Passage(id="d", text="Ann"),)), Answer(text="Bob"))
+    segments = [Segment(role=role, text="-") for role in ("prompt", "policy", "observation", "policy")]
+    made = Trajectory(question=asked, strategy="stepwise", steps=steps, segments=tuple(segments))
+    assert work.reward([Group(work.tasks[0], (made,))]) == [[[0.8, -1.0]]]
 
 
 def test_a_judge_that_gives_no_verdict_stops_the_training_and_some_missing_verdicts_are_told() -> None:

@@ -192,8 +192,12 @@ def test_tapo_is_dapo_filtered_by_right_answers_with_both_tools() -> None:
     c = work.config
     assert (c.units, c.group_size, c.updates, c.lr, c.warmup_steps, c.kl) == (64, 4, 4, 1e-6, 10, 0.0)
     assert (c.loss, c.clip_low, c.clip_high, c.dual_clip) == ("dapo", 0.2, 0.28, 10.0)
-    assert (c.dynamic_sampling, c.max_refills) == (True, 9)
+    assert (c.dynamic_sampling, c.max_refills, c.weight_decay, c.grad_clip) == (True, 9, 0.1, 1.0)
+    assert recipe_of("tapo").chosen({}).model_dump()["top_k"] == 1
     assert {task.strategy.enabled for task in work.tasks} == {("search", "code")}
+    (other,) = works("tapo", RATES, clip_low=0.1, clip_high=0.3, dual_clip=5.0, weight_decay=0.0, max_refills=2)
+    c = other.config
+    assert (c.clip_low, c.clip_high, c.dual_clip, c.weight_decay, c.max_refills) == (0.1, 0.3, 5.0, 0.0, 2)
     (alone,) = works("tapo", RATES, code=False)
     assert {task.strategy.enabled for task in alone.tasks} == {("search",)}
     model = ScriptedModel(lambda prompt: "<think> " + "hm " * 3000 + "</think><answer> 7 </answer>")
@@ -313,6 +317,19 @@ def test_the_same_command_again_goes_on_and_another_is_refused(world: Path, tmp_
         ("search-r1", {"index": "nowhere"}, "there is no index at"),
         ("search-r1", {"index": "http://127.0.0.1:9"}, "did not answer after 4 attempts"),
         ("search-r1", {"questions": [Question(id="q", text="Why?")]}, "1 of 1 questions have no accepted answers"),
+        (
+            "tapo",
+            {"questions": [Question(id="q", text="?", answers=("7",), meta={"source": "trivia"})]},
+            "question 'q' cannot be scored: there is no scorer for questions from 'trivia'; there are default, gsm8k",
+        ),
+        (
+            "tapo",
+            {"questions": [Question(id="q", text="?", answers=("many",), meta={"source": "calculator"})]},
+            "question 'q' cannot be scored: the gold answer 'many' is not a number",
+        ),
+        ("tapo", {"buffer": 2048, "length": 1024}, "buffer is 2048, but a response has 1024 tokens"),
+        ("tapo", {"dual_clip": 1.0}, "dual_clip cannot be 1.0"),
+        ("tapo", {"search": False}, "tapo without --search does not search, so that an index is of no use to it"),
         ("search-r1", {"questions": []}, "there are no questions to train on"),
         ("search-r1", {"log_to": "trackio"}, "trackio is not installed; install it with: pip install trackio"),
     ],

@@ -27,7 +27,7 @@ def train(  # noqa: PLR0917 (typer reads the options from the signature)
     questions: Annotated[
         Path | None,
         typer.Option(
-            help="FlashRAG, HotpotQA or MuSiQue file, with accepted answers; for ConvSearch-R1 conversations "
+            help="FlashRAG, HotpotQA, MuSiQue or TAPO file, with accepted answers; for ConvSearch-R1 conversations "
             "(TopiOCQA, QReCC), for KnowRL seeds that say whether they are feasible."
         ),
     ] = None,
@@ -57,6 +57,19 @@ def train(  # noqa: PLR0917 (typer reads the options from the signature)
     top_k: Annotated[int | None, typer.Option("--top-k", "-k", help="Passages per search.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Most new tokens of one turn.")] = None,
     temperature: Annotated[float | None, typer.Option(help="Of rollouts.")] = None,
+    search: Annotated[bool | None, typer.Option("--search/--no-search", help="TAPO: the tool that searches.")] = None,
+    code: Annotated[bool | None, typer.Option("--code/--no-code", help="TAPO: the tool that runs Python.")] = None,
+    max_refills: Annotated[
+        int | None, typer.Option(help="TAPO: batches drawn again for groups that are all right or all wrong, at most.")
+    ] = None,
+    length: Annotated[int | None, typer.Option(help="TAPO: tokens of a response, beyond which it earns less.")] = None,
+    buffer: Annotated[int | None, typer.Option(help="TAPO: tokens before that, over which it earns ever less.")] = None,
+    clip_low: Annotated[
+        float | None, typer.Option(help="TAPO: the ratio of an update is at least 1 less this.")
+    ] = None,
+    clip_high: Annotated[float | None, typer.Option(help="TAPO: and at most 1 and this.")] = None,
+    dual_clip: Annotated[float | None, typer.Option(help="TAPO: its bound where the advantage is negative.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="TAPO: of the optimizer.")] = None,
     algo: Annotated[str | None, typer.Option(help="Search-R1: grpo or ppo.")] = None,
     critic_lr: Annotated[float | None, typer.Option(help="Search-R1 with ppo, R3-RAG: of the critic.")] = None,
     samples: Annotated[
@@ -106,6 +119,16 @@ def train(  # noqa: PLR0917 (typer reads the options from the signature)
         int | None, typer.Option(help="ConvSearch-R1: the worst rank of a rewrite to learn from.")
     ] = None,
     depth: Annotated[int | None, typer.Option(help="ConvSearch-R1: ranks beyond it count as not found.")] = None,
+    mode: Annotated[
+        str | None, typer.Option(help="ConvSearch-R1: how an index searches in training: bm25, dense or hybrid.")
+    ] = None,
+    shots: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="ConvSearch-R1: demonstrations for sampling before the supervised stage: turns with a 'response'.",
+        ),
+    ] = None,
     teacher: Annotated[
         str | None, typer.Option(metavar="SPEC", help="R3-RAG: the model to imitate first, such as openai/NAME.")
     ] = None,
@@ -118,6 +141,21 @@ def train(  # noqa: PLR0917 (typer reads the options from the signature)
     ] = None,
     attempts: Annotated[int | None, typer.Option(help="R3-RAG: of the teacher at a question.")] = None,
     variant: Annotated[str | None, typer.Option(help="R3-RAG: reward both, outcome or process.")] = None,
+    advantage: Annotated[
+        str | None, typer.Option(help="R3-RAG: gae (PPO, with a critic) or batch (without one).")
+    ] = None,
+    if_correct: Annotated[
+        float | None, typer.Option(help="R3-RAG: factor on what queries earn when the answer is right.")
+    ] = None,
+    if_wrong: Annotated[float | None, typer.Option(help="R3-RAG: when it is wrong.")] = None,
+    if_unanswered: Annotated[float | None, typer.Option(help="R3-RAG: when there is none.")] = None,
+    answer_reward: Annotated[float | None, typer.Option(help="R3-RAG: of a right answer.")] = None,
+    wrong_answer_reward: Annotated[float | None, typer.Option(help="R3-RAG: of a wrong one.")] = None,
+    malformed_reward: Annotated[float | None, typer.Option(help="R3-RAG: of a step that cannot be read.")] = None,
+    document_characters: Annotated[
+        int | None, typer.Option(help="R3-RAG: of the passages that a step is shown, at most.")
+    ] = None,
+    max_passages: Annotated[int | None, typer.Option(help="R3-RAG: that a rollout is shown, at most.")] = None,
     temperature_step: Annotated[
         float | None, typer.Option(help="R3-RAG: so much warmer is each further rollout of a question.")
     ] = None,
@@ -166,13 +204,14 @@ def train(  # noqa: PLR0917 (typer reads the options from the signature)
     chosen = options.given(**{name: value for name, value in parameters.items() if name not in _BESIDE})
     trainer = library()
     recipe = trainer.recipe_of(paper)
-    if recipe.searches and not index:
-        raise BadInput("a training searches; name an index with --index DIR or a /retrieve service with --index URL")
-    if not recipe.searches and not _typed(context, "index"):
-        index = ""  # what ken.toml says of it is for others
     # What ken.toml says to all commands is for those that have such an option.
     has = recipe.options.model_fields
     chosen = {name: value for name, value in chosen.items() if name in has or _typed(context, name)}
+    searches = recipe.needs_index(chosen)
+    if searches and not index:
+        raise BadInput("a training searches; name an index with --index DIR or a /retrieve service with --index URL")
+    if not searches and not _typed(context, "index"):
+        index = ""  # what ken.toml says of it is for others
     _run(
         out,
         lambda listener: trainer.train_on(

@@ -90,7 +90,7 @@ def finish(trained: Trained) -> None:
             console.print(f"{stage}: {len(log.history)} steps, {changes}", markup=False, soft_wrap=True)
     console.print(f"{trained.model}  the model; how it went is in {_course(trained.out)}", soft_wrap=True)
     settings = trained.settings
-    then = recipe_of(settings.paper).then
+    then = recipe_of(settings.paper).next_command(settings.index)
     shown = then.format_map({**settings.options, "model": trained.model, "index": settings.index})
     console.print(f"Try: {shown}", soft_wrap=True, markup=False)
 

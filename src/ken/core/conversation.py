@@ -76,6 +76,13 @@ class ConversationTurn(Frozen):
         return cls(id=question.id, query=question.text, history=history, gold=question.supporting_ids, meta=own)
 
 
+class Demonstration(Frozen):
+    """A turn and a response to it, to be shown to a rewriter as an example."""
+
+    turn: ConversationTurn
+    response: str
+
+
 def history_of(question: Question) -> tuple[Exchange, ...]:
     """The exchanges before a question, from `meta["history"]`: [query, answer] pairs, oldest first.
 
@@ -112,6 +119,19 @@ def read_turns(
             yield turn
     if not count and len(bad or ()) == broken:
         raise BadInput(f"{path} holds no turns; expected TopiOCQA or QReCC, a JSON array or one object a line")
+
+
+def read_demonstrations(path: str | Path) -> tuple[Demonstration, ...]:
+    """Turns in one of the forms that `read_turns` takes, each with the key `response` besides: what a rewriter should
+    have written. Raises `BadInput` for a missing or empty file, `DataError` for a broken line."""
+    said: dict[str, list[Exchange]] = {}
+    found = []
+    for line, record in _records(Path(path), None):
+        with _Reporting(Path(path), line, None):
+            found.append(Demonstration(turn=_turn(record, {}, said), response=_take(record, "response", str)))
+    if not found:
+        raise BadInput(f"{path} holds no demonstrations; expected turns with the key 'response', one object a line")
+    return tuple(found)
 
 
 def _turn(

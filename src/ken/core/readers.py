@@ -1,9 +1,10 @@
 """Readers for the field's question files and corpora, as they are.
 
-Questions: FlashRAG / Search-R1 jsonl (`id, question, golden_answers, metadata`), HotpotQA (a json array of objects
-with `_id, question, answer, context, supporting_facts`), MuSiQue jsonl (`id, question, answer, answer_aliases,
-paragraphs`), and plain text, one question a line. Corpora: jsonl `{"id", "contents"}` (FlashRAG / Search-R1; a quoted
-first line is the title) or `{"id", "title", "text"}`, and the contexts inside HotpotQA and MuSiQue question files.
+Questions: FlashRAG / Search-R1 jsonl (`id, question, golden_answers, metadata`), TAPO's (`question, golds, source`),
+HotpotQA (a json array of objects with `_id, question, answer, context, supporting_facts`), MuSiQue jsonl (`id,
+question, answer, answer_aliases, paragraphs`), and plain text, one question a line. Corpora: jsonl `{"id", "contents"}`
+(FlashRAG / Search-R1; a quoted first line is the title) or `{"id", "title", "text"}`, and the contexts inside HotpotQA
+and MuSiQue question files.
 
 The kind of a record is told from its keys, so one function reads each. A line that cannot be read raises `DataError`
 with file, line and what was expected; pass a list as `bad` to collect such errors there and go on.
@@ -181,9 +182,12 @@ def _question(record: Record, line: int) -> Question:
         titles = dict.fromkeys(str(fact[0]) for fact in facts)
         meta = {"supporting_ids": list(titles), **{k: record[k] for k in ("type", "level") if k in record}}
     else:
-        found: Any = next((record[k] for k in ("golden_answers", "answers", "answer") if k in record), None)
+        names = ("golden_answers", "golds", "answers", "answer")
+        found: Any = next((record[name] for name in names if name in record), None)
         answers = found if isinstance(found, list) else [found]
         meta = record.get("metadata") or {}
+        if isinstance(meta, dict) and record.get("source") is not None:
+            meta = {"source": record["source"], **meta}  # TAPO scores by it (card 22)
     if not all(isinstance(a, str | int | float | None) for a in answers):
         raise _Problem("expected the answers to be a list of strings")
     golds = [str(a) for a in answers if a is not None and str(a).strip()]  # null or blank: the answer is not known

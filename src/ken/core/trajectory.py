@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal
 
 from pydantic import Field
@@ -86,6 +87,11 @@ class Trajectory(Frozen):
     def searches(self) -> tuple[Search, ...]:
         """The searches, in order."""
         return tuple(s for s in self.steps if isinstance(s, Search))
+
+    @property
+    def search_results(self) -> tuple[Observation, ...]:
+        """What each search brought, in order; not what other tools did. One that was cut off brought nothing."""
+        return tuple(b for a, b in pairwise(self.steps) if isinstance(a, Search) and isinstance(b, Observation))
 
     @property
     def passages(self) -> tuple[Passage, ...]:

@@ -27,7 +27,7 @@ from ken.sources.tools.arithmetic import Arithmetic
 from ken.training.calculation_base import CalculationBaseConfig, smoke_config
 from ken.training.calculation_gates import MAX_TOKENS, MAX_TURNS, open_documents
 from ken.training.lab_checkpoint import built
-from ken.training.monitors import DEFAULTS, Monitor
+from ken.training.monitors import DEFAULTS, STARVED
 from ken.training.rewards.tool_bonus import tool_bonus
 from ken.training.rewards.tools import accuracy, answer_score
 from ken.training.rewards.tools import tool_use as outcome
@@ -71,10 +71,6 @@ DAPO: dict[str, Any] = {
 """Token-mean loss, clip-higher, dual clip, groups filtered, no KL (card 22, Optimisation)."""
 
 GRPO: dict[str, Any] = {"loss": "grpo", "clip_low": 0.2, "kl": 1e-3}
-
-STARVED = Monitor(
-    "filled_up", "hardly any group has both right and wrong rollouts, so unfiltered ones fill the batch", high=0.5
-)
 
 
 @dataclass

@@ -227,6 +227,19 @@ def with_answers(questions: Sequence[Question]) -> None:
         )
 
 
+def answered(questions: Sequence[Question], index: str, on_note: Callable[[str], None]) -> Sequence[Question]:
+    """Those with accepted answers; the others are counted and named to `on_note`. An `Admit`."""
+    if without := [question.id for question in questions if not question.answers]:
+        more = ", …" if len(without) > 10 else ""
+        on_note(
+            f"WARNING: {len(without):,} of {len(questions):,} questions are left out, because they have no accepted "
+            f"answers ({', '.join(without[:10])}{more})"
+        )
+    return [question for question in questions if question.answers]
+
+
+THEN_WITHOUT_INDEX = "ken audit --model hf/{model} --strategies direct --questions FILE --out DIR"
+
 Admit = Callable[[Sequence[Question], str, Callable[[str], None]], Sequence[Question]]
 
 
@@ -239,7 +252,8 @@ class Recipe:
     stages: of a training with these options, in order.
     read: the questions in a file, which is of this kind: `file`. fit: raises `BadInput` for questions, with these
     options, from which nothing can be learnt. admit: those that this index can judge; of others the third argument is
-    told. searches: whether it needs an index. then: a command to try on the trained model.
+    told. searches: whether it needs an index. then: a command to try on the trained model, of a recipe that searches
+    one with an index.
     """
 
     slug: str
@@ -252,6 +266,14 @@ class Recipe:
     admit: Admit = lambda questions, index, on_note: questions
     searches: bool = True
     then: str = "ken audit --model hf/{model} --index {index} --top-k {top_k} --questions FILE --out DIR"
+
+    def needs_index(self, options: Mapping[str, Any]) -> bool:
+        """Whether a training with these options searches; a recipe that does may have an option to switch it off."""
+        return self.searches and options.get("search") is not False
+
+    def next_command(self, index: str) -> str:
+        """`then`, or without an index what can be tried without one; with {model} and options to be filled in."""
+        return self.then if index or not self.searches else THEN_WITHOUT_INDEX
 
     def questions_in(self, path: Path) -> Iterator[Question]:
         """The questions of a file. Raises `BadInput` for one that is not of the kind that this recipe trains on."""

@@ -125,7 +125,7 @@ def train_on(
     recipe, folder = recipe_of(paper), Path(out)
     spec, lab = _named(model)
     chosen = recipe.chosen(options, lab=lab)
-    _check_index(recipe, index)
+    _check_index(recipe, chosen, index)
     settings = TrainingRun(
         paper=recipe.slug,
         model=spec,
@@ -186,11 +186,13 @@ def _named(model: str) -> tuple[str, bool]:
     return f"{kind}/{name}", kind == "lab"
 
 
-def _check_index(recipe: Recipe, index: str | Path) -> None:
-    if recipe.searches and not index:
+def _check_index(recipe: Recipe, options: Learning, index: str | Path) -> None:
+    searches = recipe.needs_index(options.model_dump())
+    if searches and not index:
         raise BadInput("a training searches; name an index with --index DIR or a /retrieve service with --index URL")
-    if index and not recipe.searches:
-        raise BadInput(f"{recipe.slug} does not search, so that an index is of no use to it; leave --index out")
+    if index and not searches:
+        who = f"{recipe.slug} without --search" if recipe.searches else recipe.slug
+        raise BadInput(f"{who} does not search, so that an index is of no use to it; leave --index out")
 
 
 def _claimed(folder: Path, settings: TrainingRun, asked: Sequence[Question]) -> bool:

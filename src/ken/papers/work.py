@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from ken.core import Trajectory
 from ken.models.local import LocalModel
 from ken.sources import Sources
+from ken.training.monitors import DEFAULTS, Monitor
 
 if TYPE_CHECKING:
     from ken.training.introspection import Introspector
@@ -57,21 +58,23 @@ class Work(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Reinforcement:
-    """Rollouts of tasks and what they earn. filter_by, check: as `filter_by` of `train`, and what is called after every
-    step, to stop a training whose tools are down. told: see `Work`."""
+    """Rollouts of tasks and what they earn. filter_by, monitors: as of `train`. check: called after every step, to stop
+    a training whose tools are down. told: see `Work`."""
 
     tasks: Sequence[Task | Unit]
     reward: Reward
     config: RLConfig
     filter_by: Callable[[Trajectory], float] | None = None
+    monitors: Sequence[Monitor] = DEFAULTS
     check: Callable[[], None] = lambda: None
     told: Callable[[], str] = str
 
     def run(self, shop: Workshop) -> Log:
+        from ken.training.sharding import check_together
         from ken.training.train import train
 
         def on_step(step: int, statistics: Mapping[str, float]) -> None:
-            self.check()
+            check_together(self.check)
             shop.on_step(step, self.config.steps, statistics)
 
         return train(
@@ -81,6 +84,7 @@ class Reinforcement:
             self.config,
             sources=shop.sources,
             filter_by=self.filter_by,
+            monitors=self.monitors,
             out=shop.folder,
             resume=True,
             on_step=on_step,

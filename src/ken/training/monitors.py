@@ -44,6 +44,11 @@ DEFAULTS: tuple[Monitor, ...] = (
     Monitor("one_decision", "nearly all decisions are the same: the policy no longer looks at the question", high=0.98),
 )
 
+# For trainings that filter groups by right answers (TAPO): not an endless loop, but an alarm.
+STARVED = Monitor(
+    "filled_up", "hardly any group has both right and wrong rollouts, so unfiltered ones fill the batch", high=0.5
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Alarm:

@@ -22,7 +22,7 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
 from ken.agents.background import run
-from ken.core import BadInput, Observation, SourceError, Trajectory
+from ken.core import BadInput, SourceError, Trajectory
 from ken.core.seeding import derive_seed
 from ken.models.local import LocalModel
 from ken.sources import Sources
@@ -210,14 +210,15 @@ class RolloutTrainer(GRPOTrainer):  # type: ignore[misc]
         return not anyone(not mine, self.accelerator)
 
     def _count_failures(self, groups: Sequence[Group]) -> None:
-        """Give up, on all processes, when the searches of one of them keep failing."""
+        """Give up, on all processes, when the searches of one of them keep failing. Other tools have counters of their
+        own (`Toolbox.check`)."""
         problem = ""
         for trajectory in (t for group in groups for t in group.trajectories):
-            for step in trajectory.steps:
-                if isinstance(step, Observation) and not problem:
-                    self.failures = self.failures + 1 if step.error else 0
+            for result in trajectory.search_results:
+                if not problem:
+                    self.failures = self.failures + 1 if result.error else 0
                     if self.failures >= self.config.max_failures:
-                        problem = f"the last with: {step.note.rstrip('.')}"
+                        problem = f"the last with: {result.note.rstrip('.')}"
         if anyone(bool(problem), self.accelerator):
             raise SourceError(
                 f"{self.config.max_failures} searches in a row failed, {problem or 'in another process'}; see to the "

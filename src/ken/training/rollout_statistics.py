@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from ken.core import Malformed, Observation, Trajectory
+from ken.core import Malformed, Trajectory
 from ken.training.rollouts import Group, Score
 
 
@@ -44,7 +44,7 @@ def rollout_statistics(groups: Sequence[Group], scores: Sequence[Sequence[Score]
     result["truncated"] = _mean(any(n >= max_tokens for n in _lengths(t)) for t in everyone)
     searches = sum(len(t.searches) for t in everyone)
     if searches:
-        errors = sum(isinstance(s, Observation) and s.error for t in everyone for s in t.steps)
+        errors = sum(result.error for t in everyone for result in t.search_results)
         result["search_failures"] = errors / searches
     verdicts = [d for group in groups for t in group.trajectories if (d := _decided(group, t)) is not None]
     if verdicts:

@@ -8,14 +8,14 @@ for ever.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from trl.models import prepare_deepspeed, prepare_fsdp, unwrap_model_for_generation
 
-from ken.core import BadInput, KenError
+from ken.core import BadInput, KenError, SourceError
 
 
 class NotFinite(KenError):
@@ -92,3 +92,23 @@ def check_gradients(parameters: Iterable[torch.nn.Parameter], accelerator: Any, 
     broken = bool(largest) and not math.isfinite(float(torch.stack(largest).max()))
     if anyone(broken, accelerator):
         raise NotFinite(f"the loss is no longer a number at step {step}; lower lr or raise clipping")
+
+
+def check_together(check: Callable[[], None]) -> None:
+    """Call `check`, and raise `SourceError` on all processes when it does on any: one that went on alone would wait for
+    the others for ever. All must call it."""
+    from accelerate import PartialState
+    from accelerate.utils import reduce
+
+    problem: SourceError | None = None
+    try:
+        check()
+    except SourceError as error:
+        problem = error
+    state = PartialState()
+    if state.num_processes > 1:
+        raised = reduce(torch.tensor([float(problem is not None)], device=state.device), reduction="sum")
+        if raised.item() and problem is None:
+            raise SourceError("a tool or a judge is down in another process, which says which; repair it, then resume")
+    if problem is not None:
+        raise problem

@@ -6,18 +6,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ken.agents.background import run
-from ken.agents.rewrite import Rewrite
-from ken.core import BadInput, Question, Sampling
-from ken.core.conversation import ConversationTurn, history_of, read_turns
+from ken.agents.rewrite import Rewrite, parse_rewrite
+from ken.core import BadInput, Malformed, Question, Sampling
+from ken.core.conversation import ConversationTurn, Demonstration, history_of, read_demonstrations, read_turns
 from ken.core.seeding import derive_seed
 from ken.papers.recipe import FineTuned, Recipe, Stage, Trainee, is_address
 from ken.papers.work import Reinforcement, Supervision
-from ken.sources.search.index import Index
+from ken.sources.search.index import Index, Mode
 from ken.sources.search.ranks import RankService, admit, open_ranks
 from ken.training.kept_attempts import KeptAttempts
+from ken.training.preflight import check_tags
 from ken.training.rewards.ranked import Ranked
 from ken.training.rewards.ranking import RankMeasure, rank_measure
 from ken.training.rollouts import Task
@@ -29,8 +30,10 @@ MAX_WORDS = 1024  # of a query in training; in evaluation it is 512
 class ConvSearchOptions(FineTuned):
     """steps: the default is about six epochs of TopiOCQA's 45,450 turns. samples: rewrites of a turn that are sampled
     for fine-tuning, of at most `sample_tokens` tokens; keep_rank: those that bring a gold passage to this rank or
-    better are learnt. reward: of the rank of the gold passage, at `reward_k` but for the rank incentive. depth: ranks
-    beyond it count as not found.
+    better are learnt. shots: demonstrations for that sampling, or a file of them (turns with a `response`); what is
+    learnt is to answer so without them. reward: of the rank of the gold passage, at `reward_k` but for the rank
+    incentive. depth: ranks beyond it count as not found. mode: "bm25", "dense" or "hybrid", how an index searches in
+    training; by default hybrid where it has vectors.
     """
 
     steps: int = Field(default=2130, ge=0)
@@ -46,6 +49,22 @@ class ConvSearchOptions(FineTuned):
     reward: RankMeasure = "rank-incentive"
     reward_k: int = Field(default=10, ge=1)
     depth: int = Field(default=100, ge=1)
+    mode: Mode | None = None
+    shots: tuple[Demonstration, ...] = ()
+
+    @field_validator("shots", mode="before")
+    @classmethod
+    def _read(cls, shots: Any) -> Any:
+        return read_demonstrations(shots) if isinstance(shots, str | Path) else shots
+
+    @model_validator(mode="after")
+    def _shots_show_the_form(self) -> ConvSearchOptions:
+        if self.shots and not self.sft_epochs:
+            raise BadInput("shots are for sampling what is fine-tuned on, which sft_epochs 0 leaves out")
+        for shot in self.shots:
+            if isinstance(wrong := parse_rewrite(shot.response), Malformed):
+                raise BadInput(f"the response of the demonstration {shot.turn.id!r} is {wrong.problem}")
+        return self
 
     @model_validator(mode="after")
     def _no_deeper_than_looked(self) -> ConvSearchOptions:
@@ -59,11 +78,20 @@ class ConvSearchOptions(FineTuned):
 
 def _stages(options: ConvSearchOptions) -> tuple[Stage, ...]:
     strategy = Rewrite()
+    shots = [(shot.turn, shot.response) for shot in options.shots]
+
+    def open_index(trainee: Trainee) -> RankService:
+        return open_ranks(trainee.index, top_k=options.depth, mode=options.mode, max_words=MAX_WORDS)
+
+    def check(trainee: Trainee) -> None:
+        if options.mode is not None:  # the index may have no vectors, or be a service with a way of its own
+            first = trainee.questions[0]
+            open_index(trainee).best_ranks([first.text], [first.supporting_ids])
 
     def warm_up(trainee: Trainee) -> Supervision:
         from accelerate import PartialState
 
-        ranks = open_ranks(trainee.index, top_k=options.depth, max_words=MAX_WORDS)
+        ranks = open_index(trainee)
         turns = [ConversationTurn.of(question) for question in trainee.questions]
         sampling = Sampling(
             temperature=options.temperature,
@@ -79,6 +107,7 @@ def _stages(options: ConvSearchOptions) -> tuple[Stage, ...]:
                     samples=options.samples,
                     keep_rank=options.keep_rank,
                     sampling=sampling,
+                    shots=shots,
                     kept=kept,
                     on_progress=trainee.on_progress,
                 )
@@ -92,13 +121,18 @@ def _stages(options: ConvSearchOptions) -> tuple[Stage, ...]:
         return Supervision(found.rows, options.sft(len(found.rows)))
 
     def reinforce(trainee: Trainee) -> Reinforcement:
-        ranks = open_ranks(trainee.index, top_k=options.depth, max_words=MAX_WORDS)
+        if shots:  # whether the warm-up has taught the form without them can only be seen now
+            sampling = options.sampling().but(seed=derive_seed("preflight", options.seed))
+            check_tags(trainee.policy, trainee.questions, [strategy], trainee.sources, sampling)
+        ranks = open_index(trainee)
         reward = Ranked(ranks, measure=rank_measure(options.reward, options.reward_k))
         tasks = [Task(question, strategy, "rewrite") for question in trainee.questions]
         return Reinforcement(tasks, reward, options.rl(), told=lambda: _lost(reward, ranks))
 
-    first = Stage("warm-up", "learn from its own rewrites that ranked first", (strategy,), warm_up)
-    last = Stage("rewrite", "rewrite queries, rewarded for the rank of the gold passage", (strategy,), reinforce)
+    shown = Rewrite(shots=shots) if shots else strategy
+    first = Stage("warm-up", "learn from its own rewrites that ranked first", (shown,), warm_up, check)
+    text = "rewrite queries, rewarded for the rank of the gold passage"
+    last = Stage("rewrite", text, () if shots else (strategy,), reinforce, check)
     return (*((first,) if options.sft_epochs else ()), *((last,) if options.steps else ()))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -12,18 +12,19 @@ from ken.agents.stepwise import MOST_STEPS, STEPS, Stepwise
 from ken.agents.subqueries import SubQueries
 from ken.core import BadInput, Question, SourceError
 from ken.core.seeding import derive_seed
-from ken.papers.recipe import FineTuned, Recipe, Searching, Stage, Trainee, with_answers
+from ken.papers.recipe import FineTuned, Recipe, Searching, Stage, Trainee, answered, with_answers
 from ken.papers.work import Reinforcement, Supervision
 from ken.sources import Sources
 from ken.training.judges import Judge, LLMJudge, RuleJudge, step_reward
 from ken.training.kept_attempts import KeptAttempts
 from ken.training.preflight import check_tags
-from ken.training.rewards.steps import Variant, evidence_of
+from ken.training.rewards.steps import StepFactors, Variant, evidence_of
 from ken.training.rl_config import RLConfig
 from ken.training.rollouts import Task
 from ken.training.trajectory_sampling import Sampled, SamplerConfig, TrajectorySampler, pupil_example, statistics
 
 RULE = "rule"
+TABLE = StepFactors()  # of the card
 LEAST_CALLS = 20  # of a judge in one step, from which it is told that it is down
 
 
@@ -34,7 +35,11 @@ class R3RagOptions(FineTuned, Searching):
     judge: "rule", by gold evidence and exact match, or the spec of a model; by default the teacher. base_url: of both,
     for openai/NAME; by default $OPENAI_BASE_URL.
     variant: which signals count in reinforcement: the answer ("outcome"), what each query brought ("process"), or both.
-    max_turns: steps of a rollout. temperature: of the first rollout of a question; each further one is so much warmer
+    if_correct, if_wrong, if_unanswered: factor on the process scores of a rollout that ended so; answer_reward,
+    wrong_answer_reward, malformed_reward: of its last step. advantage: "gae" (PPO, with a critic) or "batch" (without:
+    rewards are whitened over the steps of a batch).
+    max_turns: steps of a rollout; it is shown at most `max_passages` passages, and `document_characters` of them in a
+    step. temperature: of the first rollout of a question; each further one is so much warmer
     as `temperature_step` says. critic_lr: learning rate of the critic; kl: taken off the reward.
     minibatches: with the default an update sees 32 rollouts, which is about the paper's 64 steps.
     """
@@ -51,6 +56,15 @@ class R3RagOptions(FineTuned, Searching):
     temperature: float = Field(default=0.1, gt=0, allow_inf_nan=False)
     temperature_step: float = Field(default=0.3, ge=0, allow_inf_nan=False)
     variant: Variant = "both"
+    advantage: Literal["gae", "batch"] = "gae"
+    if_correct: float = Field(default=TABLE.if_correct, allow_inf_nan=False)
+    if_wrong: float = Field(default=TABLE.if_wrong, allow_inf_nan=False)
+    if_unanswered: float = Field(default=TABLE.if_unanswered, allow_inf_nan=False)
+    answer_reward: float = Field(default=TABLE.answer, allow_inf_nan=False)
+    wrong_answer_reward: float = Field(default=TABLE.wrong_answer, allow_inf_nan=False)
+    malformed_reward: float = Field(default=TABLE.malformed, allow_inf_nan=False)
+    document_characters: int = Field(default=512, ge=1)
+    max_passages: int = Field(default=10, ge=1)
     sft_epochs: float = Field(default=3.0, ge=0, allow_inf_nan=False)
     sft_lr: float = Field(default=7e-6, gt=0)
     sft_batch: int = Field(default=16, ge=1)
@@ -66,7 +80,19 @@ class R3RagOptions(FineTuned, Searching):
 
     @property
     def compares_groups(self) -> bool:
-        return False  # PPO has a critic
+        return False  # PPO has a critic, and batches are compared with themselves
+
+    @property
+    def factors(self) -> StepFactors:
+        """The numbers of the table of rewards."""
+        return StepFactors(
+            self.if_correct,
+            self.if_wrong,
+            self.if_unanswered,
+            self.answer_reward,
+            self.wrong_answer_reward,
+            self.malformed_reward,
+        )
 
     @property
     def judged_by(self) -> str:
@@ -96,7 +122,13 @@ class R3RagOptions(FineTuned, Searching):
 
 def _stages(options: R3RagOptions) -> tuple[Stage, ...]:
     temperatures = [options.temperature + options.temperature_step * i for i in range(options.group_size)]
-    strategy = Stepwise(options.max_turns, retries=3, temperatures=temperatures)
+    strategy = Stepwise(
+        options.max_turns,
+        retries=3,
+        max_passages=options.max_passages,
+        document_characters=options.document_characters,
+        temperatures=temperatures,
+    )
 
     def cold_start(trainee: Trainee) -> Supervision:
         from accelerate import PartialState
@@ -121,7 +153,7 @@ def _stages(options: R3RagOptions) -> tuple[Stage, ...]:
             sampling = options.sampling().but(seed=derive_seed("preflight", options.seed))
             check_tags(trainee.policy, trainee.questions, [strategy], trainee.sources, sampling)
         judge = _judge(trainee, options)
-        reward = step_reward(judge, variant=options.variant)
+        reward = step_reward(judge, variant=options.variant, factors=options.factors)
         tasks = [Task(question, strategy, "steps") for question in trainee.questions]
         watch = _JudgeWatch(judge)
         return Reinforcement(tasks, reward, _ppo(options), check=watch.check, told=watch.told)
@@ -136,7 +168,7 @@ def _stages(options: R3RagOptions) -> tuple[Stage, ...]:
 def _ppo(options: R3RagOptions) -> RLConfig:
     """Every step is a sample of its own, credited by its own reward."""
     return options.rl(
-        advantage="gae",
+        advantage=options.advantage,
         turn_credit=True,
         loss="bnpo",
         clip_low=0.2,
@@ -217,10 +249,12 @@ class _JudgeWatch:
 
 
 def _fit(questions: Sequence[Question], options: R3RagOptions) -> None:
-    with_answers(questions)
+    if not any(question.answers for question in questions):
+        with_answers(questions)
     if options.judged_by == RULE and options.variant != "outcome" and options.steps:
         for question in questions:
-            evidence_of(question)
+            if question.answers:
+                evidence_of(question)
 
 
 def _lab(_: Mapping[str, Any]) -> dict[str, Any]:
@@ -247,5 +281,6 @@ recipe = Recipe(
     _lab,
     _stages,
     fit=_fit,
+    admit=answered,
     then="ken ask QUESTION --strategy stepwise --model hf/{model} --index {index} --top-k {top_k}",
 )

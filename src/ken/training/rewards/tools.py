@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 
-from ken.core import BadInput, Trajectory
+from ken.core import BadInput, Question, Trajectory
 from ken.training.rewards.completion import completion, golds, written, written_tokens
 
 TOOLS = ("search", "code")
@@ -116,25 +116,33 @@ def scorer_of(source: str, scorers: Mapping[str, Scorer] = SCORERS) -> Scorer:
     raise BadInput(f"there is no scorer for questions from {source!r}; there are {', '.join(scorers)} and aime…")
 
 
+def score_answer(question: Question, answer: str, scorers: Mapping[str, Scorer] = SCORERS) -> float:
+    """How right an answer is, in [0, 1], the best over the golds; only its last 100 characters count.
+
+    The scorer is that of `question.meta["source"]`, or "default". Raises `BadInput` for an unknown source, and for a
+    gold that should be a number and is none.
+    """
+    score = scorer_of(str(question.meta.get("source", "default")), scorers)
+    said = normalize(answer.strip()[-TAIL:])
+    return max(score(said, normalize(gold)) for gold in question.answers)
+
+
 def answer_score(
     trajectory: Trajectory, *, tools: Sequence[str] = TOOLS, scorers: Mapping[str, Scorer] = SCORERS
 ) -> float:
     """−1 for a broken format, else how right the answer is in [0, 1], the best over the golds.
 
-    Only the last 100 characters of the answer count. The scorer is that of `question.meta["source"]`, or "default".
-    A policy that writes an observation itself breaks the format. 0 after an error. Raises `BadInput` without golds, for
-    an unknown source, and for a gold that should be a number and is none.
+    A policy that writes an observation itself breaks the format. 0 after an error. Raises `BadInput` without golds, and
+    as `score_answer`.
     """
-    accepted = golds(trajectory)
-    score = scorer_of(str(trajectory.question.meta.get("source", "default")), scorers)
+    golds(trajectory)
     if trajectory.error is not None:
         return 0.0
     text = completion(trajectory)
     forged = any(f"<{tag}>" in written(trajectory) for tag in OBSERVATIONS)
     if forged or format_problem(text, tools) is not None:
         return -1.0
-    answer = normalize(_ANSWER.findall(text)[-1].strip()[-TAIL:])
-    return max(score(answer, normalize(gold)) for gold in accepted)
+    return score_answer(trajectory.question, _ANSWER.findall(text)[-1], scorers)
 
 
 def accuracy(score: float) -> bool:
