@@ -69,7 +69,7 @@ def test_the_demo_and_the_lab_are_left_alone_by_the_top(root, tmp_path, monkeypa
     ("text", "said"),
     [
         ("model = ", "is not TOML"),
-        ('mdel = "x"', "ken.toml: there is no option 'mdel'; the options are algo, api_key,"),
+        ('mdel = "x"', "ken.toml: there is no option 'mdel'; the options are advantage, algo,"),
         ("[audit]\nsampels = 3", "ken.toml [audit]: there is no option 'sampels'"),
         ("[ask]\nsamples = 3", "ken.toml [ask]: there is no option 'samples'"),
         ("[adit]\nsamples = 3", "ken.toml: [adit] is no command here; the tables are ask, audit"),
