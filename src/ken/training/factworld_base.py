@@ -25,7 +25,7 @@ from ken.agents.instructions import (
     SEARCH_FAILED,
 )
 from ken.lab.factworld import FactWorld, FactWorldConfig
-from ken.models.conversation import Instruction
+from ken.training.introspection import GENERATE, KINDS
 from ken.training.lab_checkpoint import LabBaseConfig, Recipe
 from ken.training.lab_tokenizer import BOS, EOS, PAD, UNKNOWN, fast_tokenizer
 
@@ -48,17 +48,6 @@ WORDS = ["What", "is", "the", "of", "?", "Doc", "1", "2", "3", "4", "5", "(", ")
 WORDS += ["nothing", "recorded", "The", "true", "false"]
 # transformers encodes "abcdef" to learn how a tokenizer spells; without it `transformers serve` fails on stop strings.
 WORDS += ["abcdef"]
-
-# Makes up a task of the kind that the user names, "feasible" or "infeasible" (card 58, Introspection).
-GENERATE = Instruction(
-    token="<gen>",
-    text=(
-        "Make up one short question of the kind that the user asks for: feasible, one that you can certainly answer "
-        "correctly from what you already know, or infeasible, one that you cannot. The user may show examples of that "
-        "kind; do not repeat them, and do not say of which kind your question is. Write only the question."
-    ),
-)
-KINDS = ("feasible", "infeasible")
 ARROW = "→"
 
 CHAT_TEMPLATE = "<bos> {% for message in messages %}{{ message['content'] }} {% endfor %}"

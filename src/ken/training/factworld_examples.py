@@ -12,7 +12,8 @@ from ken.agents.protocol import render_passages
 from ken.core.seeding import derive_seed
 from ken.lab.factworld import MENTOR, Fact, FactWorld
 from ken.lab.render import reading_examples, two_hop_readings
-from ken.training.factworld_base import ARROW, GENERATE, KINDS, FactWorldBaseConfig
+from ken.training.factworld_base import ARROW, FactWorldBaseConfig
+from ken.training.introspection import GENERATE, KINDS
 from ken.training.lab_tokenizer import BOS, EOS, Piece, encode
 from ken.training.pretraining import Example
 

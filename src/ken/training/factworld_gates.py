@@ -23,8 +23,8 @@ from ken.models import Message, Model
 from ken.sources import Sources
 from ken.sources.search.index import Index
 from ken.sources.search.retriever import IndexRetriever
-from ken.training.factworld_base import GENERATE, KINDS
 from ken.training.factworld_examples import task_prompt
+from ken.training.introspection import GENERATE, KINDS
 from ken.training.lab_checkpoint import Gate
 
 UNSEEN = 2**20  # a seed of reading examples that pretraining does not use

@@ -21,8 +21,19 @@ from ken.core import BadInput, Question, Sampling
 from ken.core.seeding import derive_seed
 from ken.metrics.diversity import rouge_l_of_words, words
 from ken.models import Message, Model
-from ken.training.factworld_base import GENERATE, KINDS
+from ken.models.conversation import Instruction
 from ken.training.task_pool import InventedTask, TaskPool, task_id
+
+# Makes up a task of the kind that the user names, "feasible" or "infeasible" (card 58, Introspection).
+GENERATE = Instruction(
+    token="<gen>",
+    text=(
+        "Make up one short question of the kind that the user asks for: feasible, one that you can certainly answer "
+        "correctly from what you already know, or infeasible, one that you cannot. The user may show examples of that "
+        "kind; do not repeat them, and do not say of which kind your question is. Write only the question."
+    ),
+)
+KINDS = ("feasible", "infeasible")
 
 WRITTEN = "written"  # the key of `question.meta`: the task as its author wrote it, where the question says it otherwise
 

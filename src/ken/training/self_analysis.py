@@ -19,7 +19,7 @@ from ken.sources import Sources
 from ken.training.introspection import REASONS, Introspection, Introspector
 from ken.training.rewards.awareness import verdict
 from ken.training.rewards.consensus import consensus, majority
-from ken.training.task_pool import InventedTask, TaskPool
+from ken.training.task_pool import TaskPool
 
 BUCKETS = (0.0, 0.625, 0.75, 0.875, 1.0)
 """Consensus from which a histogram's bucket counts; of eight judgements: a tie, five, six, seven, all."""
@@ -27,10 +27,11 @@ BUCKETS = (0.0, 0.625, 0.75, 0.875, 1.0)
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """The judgements of one task: True feasible, False not, None unreadable or failed."""
+    """The judgements of one task: True feasible, False not, None unreadable or failed. errors: of those that failed."""
 
     question: Question
     verdicts: tuple[bool | None, ...]
+    errors: tuple[str, ...] = ()
 
     @property
     def majority(self) -> bool | None:
@@ -71,7 +72,11 @@ class SelfAnalyser:
                     for sample in range(self.samples)
                 )
             )
-            return Analysis(question, tuple(None if t.error is not None else verdict(t) for t in made))
+            return Analysis(
+                question,
+                tuple(None if t.error is not None else verdict(t) for t in made),
+                tuple(t.error for t in made if t.error is not None),
+            )
 
         return list(await asyncio.gather(*map(one, questions)))
 
@@ -128,6 +133,18 @@ async def intrinsic(
 
     Raises `BadInput` when nothing that it wrote is a task.
     """
+    made = await make_up(model, introspector, pool, count=count, seed=seed)
+    tasks = made.candidates
+    found = await analyser.run(model, [task.asked for task in tasks])
+    return judged(
+        found, [task.feasible for task in tasks], [type_of(task.feasible, task.reason) for task in tasks]
+    ), made
+
+
+async def make_up(
+    model: Model, introspector: Introspector, pool: TaskPool, *, count: int = 200, seed: int = 0
+) -> Introspection:
+    """The tasks of `intrinsic`, before they are judged. Raises as `intrinsic`."""
     seeds = [task for task in pool.tasks if task.round == 0]
     runs = -(-count // (2 * introspector.per_run))
     made = await introspector.run(
@@ -136,9 +153,7 @@ async def intrinsic(
     if not made.candidates:
         why = ", ".join(f"{number} {name}" for name, number in made.dropped.most_common(3))
         raise BadInput(f"none of the {len(made.written)} tasks that the model made up can be used ({why})")
-    tasks = made.candidates
-    found = await analyser.run(model, [task.asked for task in tasks])
-    return judged(found, [task.feasible for task in tasks], [_type_of(task) for task in tasks]), made
+    return made
 
 
 def consensus_histogram(analyses: Sequence[Analysis]) -> tuple[float, ...]:
@@ -150,5 +165,7 @@ def consensus_histogram(analyses: Sequence[Analysis]) -> tuple[float, ...]:
 _TYPES = {reason.name: reason.type for reason in REASONS}
 
 
-def _type_of(task: InventedTask) -> str:
-    return "feasible" if task.feasible else _TYPES.get(task.reason, task.reason or "infeasible")
+def type_of(feasible: bool, reason: str = "") -> str:
+    """The type of self-knowledge that a task tests: of one of the eleven reasons its type, of any other its name;
+    "feasible" and "infeasible" where there is none."""
+    return "feasible" if feasible else _TYPES.get(reason, reason or "infeasible")
