@@ -103,7 +103,7 @@ def test_a_perfect_reader_passes_the_gates_and_a_guesser_does_not(world: MultiHo
         return f"<answer> {answer} </answer>"
 
     perfect = asyncio.run(measure_gates(ScriptedModel(read), world, examples=40))
-    assert [gate.value for gate in perfect if gate.name != "closed book"] == [1.0] * 5
+    assert [gate.value for gate in perfect if gate.name != "closed book"] == [1.0] * 6
     assert all(gate.passed for gate in perfect)
     guesser = asyncio.run(measure_gates(ScriptedModel(lambda prompt: "<answer> 42 </answer>"), world, examples=40))
     assert not all(gate.passed for gate in guesser)
