@@ -205,7 +205,7 @@ loss = model(input_ids=ids).logits.sum()
 loss.backward()
 assert all(p.grad is not None and p.to_local().numel() <= p.numel() for p in model.parameters())
 dist.barrier()
-print("same", dist.get_rank(), flush=True)
+print(f"same {dist.get_rank()}\\n", end="", flush=True)  # in one piece, since both write to one pipe
 dist.destroy_process_group()
 """
 
