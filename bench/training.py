@@ -42,11 +42,12 @@ from ken.papers.factworld_bench import MAX_TOKENS, FactWorldBench, FactWorldSett
 from ken.sources.search.retriever import IndexRetriever
 from ken.training.critic import Critic
 from ken.training.rewards.outcome import exact
-from ken.training.rl import RolloutTrainer, trl_arguments
+from ken.training.rl import RolloutTrainer
 from ken.training.rl_config import RLConfig
 from ken.training.rollouts import Shuffled, Task, each
 from ken.training.sft import SFTConfig, accepted, sft
 from ken.training.train import save_policy, train
+from ken.training.trl_arguments import trl_arguments
 
 HERE = Path(__file__).parent
 QUESTIONS, ATTEMPTS, MAX_SEARCHES = 16, 8, 2

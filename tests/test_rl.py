@@ -11,11 +11,12 @@ import torch
 
 from ken.core import BadInput
 from ken.models.local import LocalModel
-from ken.training.rl import RolloutTrainer, trl_arguments
+from ken.training.rl import RolloutTrainer
 from ken.training.rl_config import RLConfig
 from ken.training.rollouts import Group, Shuffled, Task, by_kind, each, within
 from ken.training.token_rows import TokenBatch
 from ken.training.train import train
+from ken.training.trl_arguments import trl_arguments
 from ken.training.vllm_decoding import VllmDecoder
 from tests.bandits import (
     HEARD,

@@ -13,8 +13,8 @@ pytest.importorskip("trl", reason="needs the extra `train`")
 from ken.core import BadInput
 from ken.papers.recipes import recipe_of
 from ken.papers.train import train_on
-from ken.training.rl import trl_arguments
 from ken.training.sharding import check_sharding
+from ken.training.trl_arguments import trl_arguments
 
 DOCS = Path(__file__).parents[1] / "docs"
 TEXT = (DOCS / "scale.md").read_text(encoding="utf-8")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from ken.agents import load_strategy
 from ken.agents.ask import open_sources
 from ken.agents.background import run
 from ken.auditing.cluster import Recipe, run_audit_on_cluster
-from ken.auditing.folder import LOG, AuditSettings, digest, read_settings, save
+from ken.auditing.folder import LOG, AuditSettings, check_keepable, digest, read_settings, save
 from ken.auditing.html import render_html
 from ken.auditing.log import read_log
 from ken.auditing.measure import AuditReport, measure
@@ -129,12 +128,5 @@ def _read(questions: str | Path | Iterable[Question]) -> list[Question]:
     asked = list(read_questions(questions)) if isinstance(questions, str | Path) else list(questions)
     if not asked:
         raise BadInput("there are no questions to audit")
-    identifier, times = Counter(question.id for question in asked).most_common(1)[0]
-    if times > 1:
-        raise BadInput(f"the question id {identifier!r} is used {times} times; ids must be unique")
-    for question in asked:
-        try:
-            question.model_dump_json()
-        except ValueError as error:
-            raise BadInput(f"the question {question.id!r} cannot be written as JSON ({error}); clean it") from error
+    check_keepable(asked)
     return asked

@@ -7,7 +7,6 @@ the model made up tasks, and feasibility.json with the tables, which the command
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from pydantic import ValidationError
 
 import ken
 from ken.agents.background import run
-from ken.auditing.folder import digest, save, saving
+from ken.auditing.folder import check_keepable, digest, save, saving
 from ken.core import BadInput, ModelError, Question, Sampling
 from ken.core.answerable import answerable, read_answerable
 from ken.core.frozen import Frozen
@@ -121,9 +120,7 @@ def audit_feasibility(
     asked = list(read_answerable(questions) if isinstance(questions, str | Path) else questions)
     if not asked:
         raise BadInput("there are no questions to judge; give at least one")
-    identifier, times = Counter(question.id for question in asked).most_common(1)[0]
-    if times > 1:
-        raise BadInput(f"the question id {identifier!r} is used {times} times; ids must be unique")
+    check_keepable(asked)
     labels = [answerable(question) for question in asked]
     if made_up < 0 or made_up == 1:
         raise BadInput(f"made_up is {made_up}; it must be 0, or at least 2, one task of each kind")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,6 +57,20 @@ class AuditSettings(Frozen):
 
 _FOUND = {"version", "dropped", "stopped"}
 _DIGEST = {"questions_digest", "questions_count"}
+
+
+def check_keepable(questions: Iterable[Question]) -> None:
+    """Raises `BadInput` for questions whose attempts could not be told apart, or not be written."""
+    counts: Counter[str] = Counter()
+    for question in questions:
+        counts[question.id] += 1
+        try:
+            question.model_dump_json()
+        except ValueError as error:
+            raise BadInput(f"the question {question.id!r} cannot be written as JSON ({error}); clean it") from error
+    for identifier, times in counts.most_common(1):
+        if times > 1:
+            raise BadInput(f"the question id {identifier!r} is used {times} times; ids must be unique")
 
 
 def digest(questions: Iterable[Question]) -> str:

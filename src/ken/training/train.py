@@ -30,11 +30,12 @@ from ken.training.checkpoints import (
     step_of,
 )
 from ken.training.monitors import DEFAULTS, Alarm, Monitor, Watch
-from ken.training.rl import NOTHING, RolloutTrainer, trl_arguments
+from ken.training.rl import NOTHING, RolloutTrainer
 from ken.training.rl_config import RLConfig
 from ken.training.rollouts import Reward, Shuffled, Task, Tasks, Unit
 from ken.training.session import Interruption, quiet, restored, run_folder
 from ken.training.sharding import NotFinite, anyone, check_gradients, whole_state
+from ken.training.trl_arguments import trl_arguments
 
 
 @dataclass(slots=True)
