@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
+from ken.agents.watch import Watch, WatchedSteps
 from ken.core import (
     ModelError,
     Observation,
@@ -41,10 +42,11 @@ class Attempt:
         strategy: str,
         sampling: Sampling,
         sample: int | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self.question, self.model, self.sources = question, model, sources
         self.strategy, self.sampling, self.sample = strategy, sampling, sample
-        self.steps: list[Step] = []
+        self.steps: list[Step] = [] if watch is None else WatchedSteps(watch.noted)
         self.error: str | None = None
         self._segments: list[Segment] = []
         self._messages: list[Message] = []
@@ -52,6 +54,7 @@ class Attempt:
         self._pending: list[str | Instruction] = []  # observation text not yet shown to the model
         self._before: tuple[list[int], list[str | Instruction]] = ([], [])  # both, as they were before it last wrote
         self._usage = Usage()
+        self._watch = watch
         self._started = time.perf_counter()
 
     def begin(self, instruction: Instruction, text: str) -> None:
@@ -79,8 +82,12 @@ class Attempt:
     async def _generate(self, stop: tuple[str, ...], sampling: Sampling) -> Generation:
         seed = derive_seed(self.sampling.seed, self.question.id, self.strategy, self.sample, self._usage.model_calls)
         sampling = sampling.but(stop=stop, seed=seed)
+        if self._watch is not None:
+            self._watch.turn()
         (generation,) = await self.model.generate(self._messages, sampling=sampling)
         generation = _encodable(generation)
+        if self._watch is not None:
+            self._watch.wrote(generation.text)
         self._usage += generation.usage
         self._before = (list(self._ids), list(self._pending))
         self._record_context(generation)
@@ -98,6 +105,8 @@ class Attempt:
         del self._segments[-2:]  # what it wrote, and what it had been shown before that
         self._messages.pop()
         self._ids, self._pending = self._before
+        if self._watch is not None:
+            self._watch.retracted()
 
     def observe(self, content: str | Instruction) -> None:
         """Put text from the environment into the model's context."""

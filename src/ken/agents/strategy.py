@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from typing import ClassVar
 
 from ken.agents.attempt import Attempt
+from ken.agents.watch import Watch
 from ken.core import ModelError, Question, Sampling, SourceError, Trajectory
 from ken.models import Model
 from ken.sources import Sources
@@ -27,10 +28,12 @@ class Strategy(ABC):
         *,
         sampling: Sampling = Sampling(),
         sample: int | None = None,
+        watch: Watch | None = None,
     ) -> Trajectory:
-        """Attempt `question`. A model or source that does not answer ends the attempt with `error` set; what happened
-        until then is kept. Other errors (a defect, a thing the model does not support) are raised."""
-        attempt = Attempt(question, model, sources, strategy=self.name, sampling=sampling, sample=sample)
+        """Attempt `question`; `watch` is told what happens. A model or source that does not answer ends the attempt
+        with `error` set; what happened until then is kept. Other errors (a defect, a thing the model does not support)
+        are raised."""
+        attempt = Attempt(question, model, sources, strategy=self.name, sampling=sampling, sample=sample, watch=watch)
         try:
             await self.solve(attempt)
         except (ModelError, SourceError) as error:

@@ -242,7 +242,8 @@ def _decode(
         ordered = sorted(branches, key=itemgetter(0))
         if (kept := [place for place, _ in ordered]) != list(range(len(places))):
             select = torch.tensor(kept, device=mask.device)
-            cache.batch_select_indices(select)
+            # Not batch_select_indices, whose way of indexing takes five times as long.
+            cache.reorder_cache(select)  # type: ignore[arg-type]
             mask, positions = mask[select], positions[select]
         places = [branches[branch] for branch in ordered]
         tokens = torch.tensor([token for _, token in ordered], device=mask.device)
@@ -275,7 +276,7 @@ def _prefilled(
         return parts[0]
     order = torch.tensor([*new, *going_on], device=model.device).argsort()
     cache, logits, mask = _stacked(model, parts)
-    cache.batch_select_indices(order)
+    cache.reorder_cache(order)  # type: ignore[arg-type]
     return cache, logits[order], mask[order]
 
 

@@ -14,10 +14,8 @@ There is no login: listen on a loopback address, or behind a proxy.
 
 from __future__ import annotations
 
-import socket
 from typing import Annotated, Any
 
-import uvicorn
 from fastapi import FastAPI, HTTPException
 from pydantic import BaseModel, Field
 
@@ -27,6 +25,7 @@ from ken.core import BadInput, ModelError, Passage, SourceError
 from ken.core.conversation import Exchange
 from ken.core.readers import join_contents
 from ken.models import Model
+from ken.serving.listen import listen
 from ken.sources import Sources
 from ken.sources.search.index import Index
 from ken.sources.search.retriever import IndexRetriever
@@ -101,21 +100,7 @@ def serve(index: Index, *, host: str = "127.0.0.1", port: int = 8000, rewriter: 
 
     Raises `BadInput` for a port in use.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((host, port))
-        except OSError as error:
-            raise BadInput(
-                f"cannot listen on {host} port {port} ({error.strerror or error}); choose another with --port"
-            ) from error
-        listener.listen(128)
-        shown = f"[{host}]" if ":" in host else host
-        print(f"serving {index.path} at http://{shown}:{listener.getsockname()[1]}/retrieve (ctrl-c ends)", flush=True)
-        uvicorn.Server(uvicorn.Config(create_app(index, rewriter=rewriter), log_level="warning")).run(
-            sockets=[listener]
-        )
+    listen(create_app(index, rewriter=rewriter), host=host, port=port, what=str(index.path), path="/retrieve")
 
 
 def _entry(passage: Passage, with_score: bool) -> dict[str, Any]:
