@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +39,11 @@ class Access:
     rate: float | None = None
     request_bytes: int = MEBIBYTE
     upload_bytes: int = 256 * MEBIBYTE
+
+
+def keys_of(given: Sequence[str] | None) -> tuple[str, ...]:
+    """The keys on the command line, or else those in $KEN_API_KEY, with spaces between."""
+    return tuple(given or os.environ.get("KEN_API_KEY", "").split())
 
 
 def check_host(host: str, keys: Sequence[str]) -> None:

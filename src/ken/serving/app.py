@@ -25,11 +25,11 @@ from ken.serving.requests import GONE, Requests
 from ken.serving.service import Ask, Service
 
 
-def create_app(service: Service, *, access: Access = Access(), log: Log | None = None) -> FastAPI:
+def create_app(service: Service, *, access: Access | None = None, log: Log | None = None) -> FastAPI:
     """The application over `service`, which it closes when it ends. Handlers find the service at
     `request.app.state.service`.
 
-    access: who may come in; by default, programs of this machine that call it by a name of this machine. log: where
+    access: who may come in; None: programs of this machine that call it by a name of this machine. log: where
     requests are written down; None: nowhere.
 
     Raises `BadInput` for keys or a rate that cannot be used.
@@ -44,6 +44,7 @@ def create_app(service: Service, *, access: Access = Access(), log: Log | None =
 
     app = FastAPI(title="Ken", version=ken.__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service = service
+    access = access or Access()
     metrics = Metrics(service)
     keys = Keys(access.keys)
     handle_errors(app)

@@ -1,8 +1,8 @@
 """A chat completion as it comes about: server-sent events of OpenAI's chunks.
 
-What the model writes inside its final `<answer>` goes out as content, its thoughts as `reasoning_content`; decisions and
-searches as chunks with an empty delta and the field `ken`. The last chunk has the whole field. A failure after the first
-event ends the stream with an event that holds `error`, and no `[DONE]`.
+What the model writes inside its final `<answer>` goes out as content, its thoughts as `reasoning_content`; decisions
+and searches as chunks with an empty delta and the field `ken`. The last chunk has the whole field. A failure after the
+first event ends the stream with an event that holds `error`, and no `[DONE]`.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ async def _chunks(
                 "`ken` holds it, and a larger max_tokens avoids this"
             )
             told_all = {**ken_info(trajectory, (), error=problem), "answer": trajectory.answer}
-            raise ApiError(502, problem, code="answer_changed", extra={"ken": told_all})  # noqa: TRY301
+            raise ApiError(502, problem, code="answer_changed", extra={"ken": told_all})
     except Exception as error:
         failed = as_api_error(error)
         request.state.log |= {"error": failed.code, "message": failed.message.replace(body.messages[-1].content, "…")}

@@ -118,6 +118,8 @@ def _of_validation(error: RequestValidationError) -> ApiError:
     if problem["type"] == "missing":
         what = f"{param!r} is missing" if param else "the body is missing"
         return ApiError(400, f"{what}; send it as a JSON object", code="missing_required_parameter", param=param)
+    if problem["type"] in {"too_short", "string_too_short"} and problem["ctx"].get("min_length") == 1:
+        return ApiError(400, f"{param!r} is empty; it needs something in it", code="invalid_value", param=param)
     said = problem["msg"].removeprefix("Value error, ")
     if top in REFUSED:
         code = "unsupported_value"

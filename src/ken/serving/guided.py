@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
-from ken.core import Unsupported
+from ken.core import Sampling, Unsupported
 from ken.models import Generation, Instruction, Message, Model
 from ken.models.conversation import Conversation, Score
 
@@ -28,9 +29,23 @@ class Guided:
         self.spec = model.spec
         self._model, self._wishes = model, wishes
 
-    async def generate(self, conversation: Conversation, **given: Any) -> list[Generation]:
-        """As the model does."""
-        return await self._model.generate([self._told(message) for message in conversation], **given)
+    async def generate(
+        self,
+        conversation: Conversation,
+        *,
+        n: int = 1,
+        sampling: Sampling = Sampling(),
+        on_text: Callable[[str], None] | None = None,
+    ) -> list[Generation]:
+        """As the model does; one that does not stream tells all of its text at the end."""
+        told = [self._told(message) for message in conversation]
+        if on_text is None:
+            return await self._model.generate(told, n=n, sampling=sampling)
+        if "on_text" in inspect.signature(self._model.generate).parameters:
+            return await self._model.generate(told, n=n, sampling=sampling, on_text=on_text)
+        generations = await self._model.generate(told, n=n, sampling=sampling)
+        on_text(generations[0].text)
+        return generations
 
     async def score(self, conversation: Conversation, continuation: str) -> Score:
         """As the model does."""

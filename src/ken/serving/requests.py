@@ -33,7 +33,9 @@ class Requests:
         started = time.perf_counter()
         identifier = f"req_{uuid.uuid4().hex}"
         state = scope.setdefault("state", {})
-        fields, texts = state["log"], state["log_texts"] = {}, {}
+        fields: dict[str, Any] = {}
+        texts: dict[str, Any] = {}
+        state["log"], state["log_texts"] = fields, texts
         state["id"] = identifier
         status, complete = 0, False
 

@@ -171,7 +171,7 @@ class Service:
             await model.close()
 
 
-async def _attempted(
+async def _attempted(  # noqa: PLR0917
     strategy: Strategy,
     question: Question,
     history: Sequence[Exchange],
