@@ -18,6 +18,7 @@ from ken.serving.bodies import REFERENCE, schemas
 from ken.serving.disconnect import Gone
 from ken.serving.errors import ErrorReply, handle_errors
 from ken.serving.keys import Keys
+from ken.serving.limits import RateLimit
 from ken.serving.logs import Log
 from ken.serving.metrics import Metrics
 from ken.serving.openai_types import ChatRequest
@@ -47,6 +48,7 @@ def create_app(service: Service, *, access: Access | None = None, log: Log | Non
     access = access or Access()
     metrics = Metrics(service)
     keys = Keys(access.keys)
+    limit = None if access.rate is None else RateLimit(access.rate)
     handle_errors(app)
 
     async def gone(_: Request, __: Exception) -> Response:
@@ -70,7 +72,7 @@ def create_app(service: Service, *, access: Access | None = None, log: Log | Non
     door.mount(app, keys)
     pages.mount(app)
 
-    app.add_middleware(Door, access=access)  # the last one added is the first to see a request
+    app.add_middleware(Door, access=access, keys=keys, limit=limit)  # the last one added is the first to see a request
     app.add_middleware(Requests, counted=metrics.requested, log=log)
     app.openapi = lambda: _document(app, keys)  # type: ignore[method-assign]
     return app

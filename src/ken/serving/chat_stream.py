@@ -41,7 +41,7 @@ class ChatStream(EventStream):
 
     @classmethod
     async def started(cls, request: Request, service: Service, asked: Ask, body: ChatRequest) -> ChatStream:
-        """Begin the attempt and wait a while until something happens: what fails before that has a status of its own."""
+        """Begin the attempt and wait a while until something happens: what fails before has a status of its own."""
         told = _Told(AnswerText(service.strategy(asked.strategy).answers_from, stops(body)))
         attempt = asyncio.ensure_future(service.attempt(asked, told))
         attempt.add_done_callback(lambda _: told.events.put_nowait(None))

@@ -2,8 +2,9 @@
 
 A citation says that the words are there, not that they answer the question, and it is never the model's own claim. A
 passage is cited when, after SQuAD normalisation (`ken.metrics.text`) and as whole words, it holds a sentence of the
-answer, but for function words at its edges: one of up to `PHRASE_WORDS` words as it stands, a longer one by all of its words that are no function words.
-Only the part of a passage that stood in the model's context counts, since long passages are cut there.
+answer, but for function words at its edges: one of up to `PHRASE_WORDS` words as it stands, a longer one by all of its
+words that are no function words. Only the part of a passage that stood in the model's context counts, since long
+passages are cut there.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ SHORTEST = 8
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
 _FUNCTION_WORDS = frozenset(
     normalize_answer(
-        """also and are as at be been but by for from had has have he her his in is it its not of on or she so that their
-        there they this to was were which who with yes no"""
+        """also and are as at be been but by for from had has have he her his in is it its not of on or she so that
+        their there they this to was were which who with yes no"""
     ).split()
 )
 
