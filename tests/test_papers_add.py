@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from ken.core import BadInput, SourceError
 from ken.papers.arxiv import Metadata, arxiv_id, as_entry, look_up, parse_reply
-from ken.papers.catalogue import add_own, entries, own_entries
+from ken.papers.catalogue import add_own, entries, entry, own_entries
 from ken.papers.paper import Entry
 
 FEED = """<?xml version="1.0" encoding="UTF-8"?>
@@ -222,7 +222,7 @@ def test_an_address_that_is_none_is_named():
 
 @pytest.mark.parametrize("text", ["nonsense", "2611.1", "https://example.org/abs/2611.01234", "", "../2611.01234"])
 def test_what_is_no_identifier_is_refused(text):
-    with pytest.raises(BadInput, match="is no arXiv identifier; it looks like 2503.09516 or hep-th/9901001"):
+    with pytest.raises(BadInput, match=r"is no arXiv identifier; it looks like 2503\.09516 or hep-th/9901001"):
         arxiv_id(text)
 
 
@@ -274,7 +274,7 @@ def test_a_hand_edited_file_keeps_its_comments_and_a_broken_one_is_named(tmp_pat
         own.write_text(bad, encoding="utf-8")
         with pytest.raises(BadInput, match=said):
             entries()
-        assert run_ken("papers", "adasearch", cwd=tmp_path).returncode == 0, "what Ken ships is found all the same"
+        assert entry("adasearch").number == 1, "what Ken ships is found all the same"
     done = run_ken("papers", cwd=tmp_path)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
 
@@ -295,15 +295,15 @@ def made(arxiv: str, title: str, **words: str) -> Entry:
 @given(st.text(min_size=1, max_size=200), st.text(max_size=80), st.text(max_size=80))
 def test_whatever_a_title_says_the_file_reads_back_as_it_was_written(tmp_path_factory, title, name, inside):
     path = tmp_path_factory.mktemp("own") / "papers.toml"
-    entry = as_entry(
+    made = as_entry(
         Metadata(arxiv="2611.00001", title=title, published="2026-11-03", authors=2, code=""),
         known=[],
         listed="2026-11-23",
         name=name,
         inside=inside,
     )
-    add_own(entry, path)
-    assert own_entries(path) == {entry.slug: entry}
+    add_own(made, path)
+    assert own_entries(path) == {made.slug: made}
 
 
 @given(st.binary(max_size=300))
@@ -315,13 +315,13 @@ def test_no_bytes_make_the_reader_raise_anything_but_its_own_errors(body):
 
 def test_names_and_slugs():
     def of(title: str, name: str = "") -> tuple[str, str]:
-        entry = as_entry(
+        made = as_entry(
             Metadata(arxiv="2611.00001", title=title, published="2026-11-03", authors=2, code=""),
             known=entries().values(),
             listed="2026-11-23",
             name=name,
         )
-        return entry.name, entry.slug
+        return made.name, made.slug
 
     assert of("Lamp: A Light") == ("Lamp", "lamp")
     assert of("Attention to What Is Outside of the Model at All Times") == (
