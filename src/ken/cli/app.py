@@ -54,6 +54,7 @@ def _assemble() -> None:
     app.command("demo")(demo.demo)
     app.add_typer(lab.app, name="lab")
     papers.app.command("add")(papers_feed.add)
+    papers.app.command("digest")(papers_feed.digest)
     app.add_typer(papers.app, name="papers")
     app.command("reproduce")(papers.reproduce)
     app.command("train")(train.train)

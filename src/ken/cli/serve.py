@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ken.cli import options
 from ken.core.errors import BadInput, Unsupported
 
+if TYPE_CHECKING:
+    from ken.papers.mail import Smtp
+
 
 def serve(  # noqa: PLR0917 (typer reads the options from the signature)
+    context: typer.Context,
     model: Annotated[
         list[str] | None, typer.Option(metavar="SPEC", help="As for `ken ask`; may be repeated, the first is default.")
     ] = None,
@@ -51,9 +55,24 @@ def serve(  # noqa: PLR0917 (typer reads the options from the signature)
         data=data,
         runs=runs,
         results=results,
+        mail=_mail(context),
         top_k=top_k,
     )
     listen(create_app(service), host=host, port=port)
+
+
+def _mail(context: typer.Context) -> Smtp | None:
+    """The mail server of `ken papers digest`, whose settings in ken.toml are the server's too; None unless they are all
+    there, with the address that links in mails lead to."""
+    from ken.papers.mail import password, settings
+
+    digest = (context.find_root().default_map or {}).get("papers", {}).get("digest", {})
+    given = {name: digest[name] for name in ("host", "port", "user", "security", "sender", "url") if name in digest}
+    if not {"host", "sender", "url"} <= given.keys():
+        return None
+    smtp = settings(**given)
+    password(smtp)  # now, not when the first visitor subscribes
+    return smtp
 
 
 def _named(text: str) -> tuple[str, str]:

@@ -30,7 +30,9 @@ def create_app(service: Service) -> FastAPI:
     def healthz() -> dict[str, Any]:
         return {"status": "ok", "models": list(service.models), "indexes": list(service.indexes)}
 
+    from ken.serving import feed
     from ken.serving.web import pages
 
     pages.mount(app)
+    feed.mount(app)
     return app

@@ -14,6 +14,7 @@ from ken.agents.watch import Watch
 from ken.core import BadInput, Sampling, Trajectory
 from ken.core.frozen import Frozen
 from ken.models import Model
+from ken.papers.mail import Smtp
 from ken.sources import Retriever, Sources
 
 
@@ -33,7 +34,7 @@ class Service:
 
     models: loaded; the first is the default. indexes: folders or /retrieve addresses by the names that clients use; the
     first is the default. data: where uploads, audits and subscriptions are kept. runs: where training runs are looked
-    for. results: the folder of the papers' results files.
+    for. results: the folder of the papers' results files. mail: the server that takes its mail; None: it sends none.
     """
 
     def __init__(
@@ -44,12 +45,14 @@ class Service:
         data: str | Path = "ken-data",
         runs: str | Path = ".",
         results: str | Path = "results",
+        mail: Smtp | None = None,
         sampling: Sampling = Sampling(),
         top_k: int = 3,
     ) -> None:
         self.models = {model.spec: model for model in models}
         self.indexes: dict[str, str | Path] = dict(indexes or {})
         self.data, self.runs, self.results = Path(data), Path(runs), Path(results)
+        self.mail = mail
         self.sampling, self.top_k = sampling, top_k
         self._opened: dict[str, Retriever] = {}
         self._opening = asyncio.Lock()
