@@ -47,7 +47,7 @@ def serve(  # noqa: PLR0917 (typer reads the options from the signature)
         raise Unsupported("serving needs fastapi and uvicorn; run `pip install 'ken[serve]'`") from error
     service = Service(
         [load_model(spec, **given) for spec in model or ()],
-        indexes=dict(_named(text) for text in index or ()),
+        indexes=dict(named_index(text) for text in index or ()),
         data=data,
         runs=runs,
         results=results,
@@ -56,7 +56,7 @@ def serve(  # noqa: PLR0917 (typer reads the options from the signature)
     listen(create_app(service), host=host, port=port)
 
 
-def _named(text: str) -> tuple[str, str]:
+def named_index(text: str) -> tuple[str, str]:
     """`NAME=DIR`, or a folder under its own name."""
     name, equals, place = text.partition("=")
     if not equals or "/" in name:
