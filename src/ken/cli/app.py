@@ -44,7 +44,7 @@ def ken_command(
 
 def _assemble() -> None:
     """Register the parts. They import heavy libraries only inside their functions."""
-    from ken.cli import ask, audit, demo, feasibility, index, lab, papers, papers_feed, retrieve, serve, train
+    from ken.cli import ask, audit, demo, feasibility, index, lab, mcp, papers, papers_feed, retrieve, serve, train
 
     app.command("ask")(ask.ask)
     audit.app.command("feasibility")(feasibility.feasibility)
@@ -60,6 +60,7 @@ def _assemble() -> None:
     app.command("train")(train.train)
     app.add_typer(retrieve.app, name="retrieve")
     app.command("serve")(serve.serve)
+    app.command("mcp")(mcp.mcp)
 
 
 def run() -> None:
