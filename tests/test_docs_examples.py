@@ -127,7 +127,7 @@ def _numbers(lines: list[str]) -> list[float]:
 def reader(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Reader]:
-    """One who has made the practice world of the first page."""
+    """A reader in an empty folder."""
     from ken.agents import STRATEGIES
 
     monkeypatch.chdir(tmp_path)
@@ -136,16 +136,21 @@ def reader(
     for name in [name for name in os.environ if name.startswith("OPENAI_")]:
         monkeypatch.delenv(name)
     known, loaded = dict(STRATEGIES), set(sys.modules)
-    reader = Reader(capsys, monkeypatch)
-    setup = next(b for b in blocks("index.md") if b.language == "console" and "ken lab write" in b.text)
-    for command, expected in sessions(setup):
-        reader.compare(command, expected, reader.run(command))
-    yield reader
+    yield Reader(capsys, monkeypatch)
     STRATEGIES.clear()
     STRATEGIES.update(known)
     for name in set(sys.modules) - loaded:  # a page's own modules; the next page may have others of that name
         if str(getattr(sys.modules[name], "__file__", None) or "").startswith(str(tmp_path)):
             del sys.modules[name]
+
+
+@pytest.fixture
+def practised(reader: Reader) -> Reader:
+    """One who has made the world of the first page."""
+    setup = next(b for b in blocks("index.md") if b.language == "console" and "ken lab write" in b.text)
+    for command, expected in sessions(setup):
+        reader.compare(command, expected, reader.run(command))
+    return reader
 
 
 def test_the_comparison_can_fail() -> None:
@@ -155,16 +160,16 @@ def test_the_comparison_can_fail() -> None:
             Reader.compare("ken", expected, printed)
 
 
-def test_add_a_strategy(reader: Reader) -> None:
-    assert reader.read("add-a-strategy.md") == 3
+def test_add_a_strategy(practised: Reader) -> None:
+    assert practised.read("add-a-strategy.md") == 3
     assert Path("agree-audit/audit.html").is_file()
 
 
-def test_add_a_source(reader: Reader) -> None:
-    assert reader.read("add-a-source.md") == 3
+def test_add_a_source(practised: Reader) -> None:
+    assert practised.read("add-a-source.md") == 3
 
 
-def test_the_protocol_of_add_a_source_is_that_of_ken_retrieve(reader: Reader) -> None:
+def test_the_protocol_of_add_a_source_is_that_of_ken_retrieve(practised: Reader) -> None:
     import json
 
     from fastapi.testclient import TestClient
@@ -179,8 +184,14 @@ def test_the_protocol_of_add_a_source_is_that_of_ken_retrieve(reader: Reader) ->
     assert found["score"] == pytest.approx(shown["score"], abs=0.1)
 
 
-def test_add_a_paper(reader: Reader) -> None:
+@pytest.mark.slow
+def test_add_a_paper(practised: Reader) -> None:
     (strategy,) = (b for b in blocks("add-a-strategy.md") if b.title == "agree.py")
     Path("agree.py").write_text(strategy.text, encoding="utf-8")
-    assert reader.read("add-a-paper.md") == 1
+    assert practised.read("add-a-paper.md") == 1
     assert Path("my-results/agreement.json").is_file()
+
+
+@pytest.mark.slow
+def test_start_here(reader: Reader) -> None:
+    assert reader.read("index.md") >= 5
