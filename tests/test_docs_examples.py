@@ -61,6 +61,7 @@ class Reader:
         count = 0
         for block in blocks(page):
             if block.title:
+                Path(block.title).parent.mkdir(exist_ok=True)
                 Path(block.title).write_text(block.text, encoding="utf-8")
             elif block.language == "python":
                 exec(compile(block.text, page, "exec"), self.names)  # noqa: S102 (the page is this repository's own)
@@ -195,3 +196,13 @@ def test_add_a_paper(practised: Reader) -> None:
 @pytest.mark.slow
 def test_start_here(reader: Reader) -> None:
     assert reader.read("index.md") >= 5
+
+
+@pytest.mark.slow
+def test_ask(practised: Reader) -> None:
+    assert practised.read("ask.md") >= 8
+
+
+@pytest.mark.slow
+def test_audit(practised: Reader) -> None:
+    assert practised.read("audit.md") == 5
