@@ -40,6 +40,11 @@ class Entry(Frozen):
     inside: str
     outside: str
     signal: str
+    date: str = ""
+    authors: int = 0
+    organisation: str = ""
+    code: str = ""
+    summary: str = ""
 
 
 @dataclass(frozen=True, slots=True)

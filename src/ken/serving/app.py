@@ -21,6 +21,8 @@ def create_app(service: Service) -> FastAPI:
         try:
             yield
         finally:
+            await app.state.jobs.close()
+            await app.state.rows.close()
             await service.close()
 
     app = FastAPI(title="Ken", version=ken.__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
@@ -30,7 +32,8 @@ def create_app(service: Service) -> FastAPI:
     def healthz() -> dict[str, Any]:
         return {"status": "ok", "models": list(service.models), "indexes": list(service.indexes)}
 
-    from ken.serving.web import pages
+    from ken.serving.web import pages, papers_pages
 
     pages.mount(app)
+    papers_pages.mount(app)
     return app
