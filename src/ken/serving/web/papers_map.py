@@ -14,8 +14,8 @@ from markupsafe import Markup
 from ken.papers.kinds import OUTSIDE, SIGNAL, kinds
 from ken.papers.paper import Entry
 
-LEFT, COLUMN, LINE, HEAD, ROOM = 118, 178, 19, 46, 12
-LONGEST = 22  # characters of a name
+LEFT, COLUMN, LINE, HEAD, ROOM = 118, 178, 19, 60, 12
+LONGEST = 21  # characters of a name
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ def papers_map(places: Iterable[Place]) -> Markup:
     for number, outside in enumerate(columns):
         x = LEFT + number * COLUMN
         parts.append(_text("heading", x + 10, 18, outside))
-        parts.append(_text("tick", x + 10, 35, OUTSIDE[outside]))
+        parts += [_text("tick", x + 10, 34 + 13 * i, words) for i, words in enumerate(_broken(OUTSIDE[outside], 28))]
     for signal in lines:
         most = max(1, *(len(cells.get((outside, signal), ())) for outside in columns))
         height = most * LINE + ROOM

@@ -42,6 +42,7 @@ def over_seeds_plot(metric: str, arms: Sequence[tuple[str, Sequence[float]]]) ->
         x_max=high,
         y_min=-0.6,
         y_max=rows - 0.4,
+        width=400,
         height=TOP + 26 * rows + 28,
         left=14 + 6.6 * max((len(name) for name, _ in shown), default=0),
         bottom=28,
@@ -95,7 +96,7 @@ def strip(value: float | None, interval: tuple[float, float] | None, margin: flo
 
 
 def curves_plot(name: str, curves: Sequence[Curve], *, x_title: str = "step", small: bool = True) -> Markup:
-    """Curves over steps; the first six have colours of their own."""
+    """Curves over steps. The first six have colours of their own, the next the same, dashed."""
     thinned = [_thin_curve(curve) for curve in curves]
     steps = [x for c in thinned for x, _ in c.points]
     values = [v for c in thinned for v in (*(y for _, y in c.points), *c.low, *c.high)]
@@ -125,7 +126,7 @@ def curves_plot(name: str, curves: Sequence[Curve], *, x_title: str = "step", sm
             if len(piece) == 1:
                 plane.dot(*piece[0], f"s{colour}", radius=2.5, note=f"{curve.name} {piece[0][1]:.4g}")
             else:
-                plane.line(piece, f"l{colour}")
+                plane.line(piece, f"l{colour} dashed" if number >= COLOURS else f"l{colour}")
     last = ", ".join(
         f"{curve.name} {finite[-1]:.3g}" for curve in curves if (finite := [v for _, v in curve.points if _finite(v)])
     )
