@@ -158,7 +158,7 @@ def _show(slug: str, as_json: bool) -> None:
     running = rows()
     if found.slug not in running:
         if as_json:
-            _print_json(found.model_dump() | {"state": "planned", "summary": "", "arms": [], "claims": []})
+            _print_json(found.model_dump() | {"state": "planned", "composed": "", "arms": [], "claims": []})
         else:
             _show_entry(Console(highlight=False), found)
             typer.echo("\nplanned: it cannot be run yet")
@@ -169,7 +169,7 @@ def _show(slug: str, as_json: bool) -> None:
             found.model_dump()
             | {
                 "state": _state(found, running)[0],
-                "summary": _one_line(paper.summary),
+                "composed": _one_line(paper.summary),
                 "arms": [{"name": arm.name, "text": arm.text, "optional": arm.optional} for arm in paper.arms],
                 "claims": [_claim_fields(claim) for claim in paper.claims],
                 "config": paper.full.model_dump(mode="json"),
@@ -198,7 +198,13 @@ def _claim_fields(claim: Any) -> dict[str, Any]:
 def _show_entry(console: Console, entry: Entry) -> None:
     console.print(f"{entry.number:02} {entry.name}", style="bold", markup=False)
     console.print(f"{entry.title} (arXiv {entry.arxiv}, {entry.year})", markup=False)
-    _grid(console, [(word, getattr(entry, word)) for word in ("inside", "outside", "signal")])
+    by = [entry.date, entry.authors and f"{entry.authors} author{'s'[: entry.authors > 1]}", entry.organisation]
+    if about := ", ".join(part for part in by if part):
+        console.print(about, markup=False, style="dim")
+    if entry.summary:
+        console.print(f"\n{entry.summary}\n", markup=False)
+    fields = [(word, getattr(entry, word)) for word in ("inside", "outside", "signal", "code")]
+    _grid(console, [(word, text) for word, text in fields if text])
 
 
 def show_results(console: Console, paper: Paper[Any, Any], results: Results) -> None:

@@ -1,24 +1,79 @@
-"""All papers of the catalogue, and which of them have a row: a module `NN_slug.py` in this folder."""
+"""All papers of the catalogue, and which of them have a row: a module `NN_slug.py` in this folder.
+
+Ken ships the papers of one page; a user's own (`ken papers add`) stand in papers.toml in the working directory.
+"""
 
 from __future__ import annotations
 
 import tomllib
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, lru_cache
 from importlib import import_module
 from importlib.resources import files
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from ken.core.errors import BadInput, Unsupported
 from ken.papers.paper import Entry, Paper
 
+OWN = Path("papers.toml")
+"""A user's own papers, in the format of the shipped catalogue."""
+
+LISTED = "2026-04-15"
+"""The day of the page that the shipped catalogue follows."""
+
+
+def entries() -> dict[str, Entry]:
+    """All entries by slug: those that Ken ships in the order of their numbers, then the user's own.
+
+    Raises `BadInput` when the user's file cannot be read.
+    """
+    return shipped() | own_entries()
+
 
 @cache
-def entries() -> dict[str, Entry]:
-    """All entries by slug, in the order of their numbers."""
+def shipped() -> dict[str, Entry]:
+    """The entries that come with Ken."""
     tables = tomllib.loads((files("ken.papers") / "catalogue.toml").read_text(encoding="utf-8"))
-    return {slug: Entry(slug=slug, **table) for slug, table in tables.items()}
+    return {slug: Entry(slug=slug, **({"listed": LISTED} | table)) for slug, table in tables.items()}
+
+
+def own_entries(path: Path = OWN) -> dict[str, Entry]:
+    """The user's own entries, {} when there is no file. A paper that Ken has come to ship is left out.
+
+    Raises `BadInput` when the file cannot be read.
+    """
+    try:
+        found = path.stat()
+    except OSError:
+        return {}
+    known = {e.arxiv for e in shipped().values()}
+    read = _read_own(path.resolve(), found.st_mtime_ns, found.st_size)
+    return {slug: e for slug, e in read.items() if slug not in shipped() and e.arxiv not in known}
+
+
+@lru_cache(maxsize=8)
+def _read_own(path: Path, changed: int, size: int) -> dict[str, Entry]:
+    """Read once for every state of the file."""
+    slug = ""
+    read = {}
+    try:
+        for slug, table in tomllib.loads(path.read_text(encoding="utf-8")).items():
+            read[slug] = Entry.model_validate({"slug": slug, **table})
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read ({error.strerror}); check its permissions, or move it away") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path} is not TOML ({error}); mend it, or move it away") from error
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, problem["loc"]))
+        raise BadInput(f"{path} [{slug}]: {where}: {problem['msg']}; mend it, or remove that table") from error
+    except TypeError as error:
+        raise BadInput(f"{path}: {slug} is no table; a paper looks like [slug] with a title and so on") from error
+    return read
 
 
 def entry(name: str) -> Entry:
@@ -26,10 +81,11 @@ def entry(name: str) -> Entry:
 
     Raises `BadInput` with the nearest names for any other.
     """
-    known = {key.lower(): e for e in entries().values() for key in (e.slug, e.name, str(e.number), f"{e.number:02}")}
     asked = name.strip().lower()
-    if asked in known:
-        return known[asked]
+    for among in (shipped, entries):  # what Ken ships is found whatever a user's file looks like
+        known = {key.lower(): e for e in among().values() for key in (e.slug, e.name, str(e.number), f"{e.number:02}")}
+        if asked in known:
+            return known[asked]
     words = [key for key in known if not key.isdecimal()]
     near = [key for key in words if asked and asked in key] + get_close_matches(asked, words, n=3)
     meant = ", ".join(list(dict.fromkeys(known[key].slug for key in near))[:3])
@@ -39,7 +95,7 @@ def entry(name: str) -> Entry:
 
 def rows() -> tuple[str, ...]:
     """The slugs that have a row, without loading any."""
-    return tuple(slug for slug, e in entries().items() if find_spec(_module(e)))
+    return tuple(slug for slug, e in shipped().items() if find_spec(_module(e)))
 
 
 def load_paper(slug: str) -> Paper[Any, Any]:
