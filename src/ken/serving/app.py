@@ -32,8 +32,9 @@ def create_app(service: Service) -> FastAPI:
     def healthz() -> dict[str, Any]:
         return {"status": "ok", "models": list(service.models), "indexes": list(service.indexes)}
 
-    from ken.serving.web import pages, papers_pages
+    from ken.serving.web import pages, papers_pages, runs_pages
 
     pages.mount(app)
     papers_pages.mount(app)
+    runs_pages.mount(app)
     return app

@@ -12,7 +12,7 @@ from fastapi.responses import RedirectResponse, Response
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from ken.core import BadInput
-from ken.papers.catalogue import entries, entry, rows
+from ken.papers.catalogue import entries, entry, rows, shipped
 from ken.papers.described import Described
 from ken.papers.kinds import INSIDE, OUTSIDE, SIGNAL, kinds
 from ken.papers.paper import Entry
@@ -86,12 +86,13 @@ def mount(app: FastAPI) -> None:
     service = app.state.service
     jobs = app.state.jobs = Jobs()
     row_texts = app.state.rows = Rows(service.data)
-    found: dict[str, CatalogueSearch] = {}
+    built: dict[tuple[Entry, ...], CatalogueSearch] = {}
 
-    def search(query: str) -> list[str]:
-        if "search" not in found:
-            found["search"] = CatalogueSearch(entries().values(), service.data)
-        return found["search"](query)
+    def search(known: tuple[Entry, ...], query: str) -> list[str]:
+        if known not in built:  # the catalogue has changed, or this is the first search
+            built.clear()
+            built[known] = CatalogueSearch(known, service.data)
+        return built[known](query)
 
     @app.get("/papers", include_in_schema=False)
     async def catalogue(request: Request) -> Response:
@@ -103,15 +104,21 @@ def mount(app: FastAPI) -> None:
             asked = Asked.model_validate(dict(request.query_params))
         except ValidationError:
             asked = Asked()
+        problem = ""
+        try:
+            known = tuple(entries().values())
+        except BadInput as error:  # the user's own file; what Ken ships is shown all the same
+            known, problem = tuple(shipped().values()), str(error)
         running = rows()
-        cards = [Card(e, standing(e.slug, running, service.results)) for e in entries().values()]
-        chosen = choose(cards, asked, search(asked.q) if asked.q.strip() else None)
+        cards = [Card(e, standing(e.slug, running, service.results)) for e in known]
+        chosen = choose(cards, asked, search(known, asked.q) if asked.q.strip() else None)
         shown = {card.entry.slug for card in chosen}
         places = [Place(c.entry, _colour(c.standing), c.words, c.entry.slug in shown) for c in cards]
         return page(
             request,
             "papers.html",
             asked=asked,
+            problem=problem,
             cards=chosen,
             total=len(cards),
             states={s: (words, sum(c.standing.state == s for c in cards)) for s, words in STATES.items()},
@@ -227,7 +234,7 @@ def choose(cards: list[Card], asked: Asked, ranking: list[str] | None) -> list[C
     elif order == "date":
         chosen.sort(key=lambda card: card.entry.date, reverse=True)
     elif order == "authors":
-        chosen.sort(key=lambda card: -card.entry.authors)
+        chosen.sort(key=lambda card: -(card.entry.authors or 0))
     elif order == "state":
         states = list(STATES)
         chosen.sort(key=lambda card: (states.index(card.standing.state), -card.standing.verdicts.get("holds", 0)))

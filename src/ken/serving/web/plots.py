@@ -133,6 +133,23 @@ def curves_plot(name: str, curves: Sequence[Curve], *, x_title: str = "step", sm
     return plane.svg(f"{name}: {last} at the end" if last else f"{name}: no values")
 
 
+def spark(name: str, points: Sequence[Point]) -> Markup:
+    """A curve without axes, for a line of a list."""
+    shown = [(x, y) for x, y in thin(points, 80) if _finite(y)]
+    if len(shown) < 2:
+        return Markup("")
+    (x_low, x_high), values = (shown[0][0], shown[-1][0]), [y for _, y in shown]
+    low, high = min(values), max(values)
+    reach = high - low or 1.0
+    path = " ".join(
+        f"{round((x - x_low) / (x_high - x_low) * 116 + 2, 1)},{round(26 - (y - low) / reach * 24, 1)}"
+        for x, y in shown
+    )
+    return Markup(
+        '<svg class="spark" viewBox="0 0 120 28" role="img" aria-label="{}"><polyline class="l0" points="{}"/></svg>'
+    ).format(f"{name} from {values[0]:.3g} to {values[-1]:.3g}", path)
+
+
 def thin(points: Sequence[Point], most: int = POINTS) -> list[Point]:
     """At most `most` points that look like all of them: the first, the last, and of equal runs between them the lowest
     and the highest, so that no spike is lost. A run without a finite value leaves a gap."""
