@@ -114,9 +114,13 @@ class Job:
     async def events(self, after: int = 0) -> AsyncIterator[tuple[int, str] | State]:
         """The lines from number `after` on, as (number, line), each when it comes; and the state once it has ended."""
         place = after
+
+        def told() -> bool:
+            return self.state != "running" or self.dropped + len(self.lines) > place
+
         while True:
             async with self._changed:
-                await self._changed.wait_for(lambda: self.state != "running" or self.dropped + len(self.lines) > place)
+                await self._changed.wait_for(told)
                 place = max(place, self.dropped)
                 new = list(self.lines)[place - self.dropped :]
                 ended = self.state

@@ -67,7 +67,9 @@ def find_reproductions(results: Path) -> list[Reproduction]:
 
 
 def _read(slug: str, folder: Path) -> Reproduction:
-    done, failed, changed = [], [], 0.0
+    done: list[tuple[int, str]] = []
+    failed: list[tuple[int, str]] = []
+    changed = 0.0
     try:
         files = [file for file in folder.iterdir() if file.is_file() and not file.is_symlink()]
         for file in files:

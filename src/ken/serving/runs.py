@@ -257,8 +257,7 @@ class TrainingRuns:
         """The runs, what was last written to first. Looks at the disk at most every `fresh` seconds."""
         with self._lock:
             if time.monotonic() - self._looked >= self._fresh:
-                names = {name: path for name, path in _find(self.root)}
-                self._known = {n: self._known.get(n) or TrainingRun(n, p) for n, p in names.items()}
+                self._known = {n: self._known.get(n) or TrainingRun(n, p) for n, p in _find(self.root)}
                 for run in self._known.values():
                     run.refresh()
                 self._looked = time.monotonic()
@@ -279,10 +278,18 @@ def _find(root: Path) -> Iterator[tuple[str, Path]]:
     while waiting and seen < MOST_FOLDERS:
         folder, depth = waiting.pop()
         seen += 1
-        if _is_file(folder / RUN) or _is_file(folder / METRICS):
+        if _is_file(folder / METRICS) or _is_training(folder / RUN):
             yield folder.relative_to(root).as_posix(), folder
         elif depth < DEPTH:
             waiting += [(inside, depth + 1) for inside in _subfolders(folder)]
+
+
+def _is_training(path: Path) -> bool:
+    """Whether it is the run.json of a training, not of an audit."""
+    try:
+        return _is_file(path) and "paper" in json.loads(path.read_bytes())
+    except (OSError, ValueError, TypeError, RecursionError):
+        return False
 
 
 def _subfolders(folder: Path) -> list[Path]:

@@ -14,8 +14,8 @@ from markupsafe import Markup
 from ken.papers.kinds import OUTSIDE, SIGNAL, kinds
 from ken.papers.paper import Entry
 
-LEFT, COLUMN, LINE, HEAD, ROOM = 118, 178, 19, 60, 12
-LONGEST = 21  # characters of a name
+LEFT, COLUMN, LINE, HEAD, ROOM = 118, 184, 19, 60, 12
+LONGEST = 22  # characters of a name
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from ken.serving.rows import Rows
 from ken.serving.sse import EventStream, event
 from ken.serving.web.pages import page
 from ken.serving.web.papers_map import Place, papers_map
-from ken.serving.web.plots import Curve, curves_plot, over_seeds_plot, strip
+from ken.serving.web.plots import curves_over_seeds, curves_plot, over_seeds_plot, strip
 
 STATES = {"verdicts": "judged here", "runs": "runs, not judged here", "planned": "planned"}
 SORTS = {"number": "number", "date": "date, newest first", "authors": "most authors", "state": "state"}
@@ -292,22 +292,12 @@ def _plots(described: Described | None, results: Results) -> list[Any]:
 
 
 def _curves(results: Results) -> list[Any]:
-    """(metric, plot, names) of what was measured along the way: the mean over seeds, in a band from lowest to highest."""
-    names = dict.fromkeys(
-        name for arm in results.arms.values() for m in arm.metrics.values() for name, v in m.items() if _is_curve(v)
-    )
-    plots = []
-    for metric in names:
-        curves = []
-        for arm_name, arm in results.arms.items():
-            seeds = [value for m in arm.metrics.values() if _is_curve(value := m.get(metric))]
-            columns = list(zip(*seeds, strict=False)) if seeds else []  # as far as all seeds go
-            if columns:
-                points = [(float(i + 1), sum(column) / len(column)) for i, column in enumerate(columns)]
-                band = ([min(c) for c in columns], [max(c) for c in columns]) if len(seeds) > 1 else ((), ())
-                curves.append(Curve(arm_name, points, *band))
-        plots.append((metric, curves_plot(metric, curves, x_title="", small=False), [curve.name for curve in curves]))
-    return plots
+    """(metric, plot, names) of what was measured along the way."""
+    measured = {name: list(arm.metrics.values()) for name, arm in results.arms.items()}
+    return [
+        (metric, curves_plot(metric, curves, x_title="", small=False), [curve.name for curve in curves])
+        for metric, curves in curves_over_seeds(measured).items()
+    ]
 
 
 def _machine(results: Results) -> list[str]:
@@ -315,10 +305,6 @@ def _machine(results: Results) -> list[str]:
     known = {"processor": "{}", "cores": "{} cores", "memory_gib": "{} GiB", "gpu": "{}", "system": "{}"}
     there = [words.format(results.machine[name]) for name, words in known.items() if results.machine.get(name)]
     return there or ["an unknown machine"]
-
-
-def _is_curve(value: object) -> bool:
-    return isinstance(value, tuple) and len(value) > 1
 
 
 def _measured(job: Job | None) -> Results | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -33,7 +33,7 @@ def over_seeds_plot(metric: str, arms: Sequence[tuple[str, Sequence[float]]]) ->
     of the mean where there is more than one seed."""
     shown = [(name, [v for v in values if math.isfinite(v)]) for name, values in arms]
     everything = [v for _, values in shown for v in values]
-    low, high, ticks = axis(everything, zero=bool(everything) and 0 <= min(everything) and max(everything) <= 1)
+    low, high, ticks = axis(everything, zero=bool(everything) and min(everything) >= 0 and max(everything) <= 1)
     rows = len(shown)
     plane = Plane(
         "",
@@ -75,7 +75,7 @@ def strip(value: float | None, interval: tuple[float, float] | None, margin: flo
     width, height = 150, 22
 
     def x(place: float) -> float:
-        return round((place - low + room) / (high - low + 2 * room) * width, 1)
+        return float(round((place - low + room) / (high - low + 2 * room) * width, 1))
 
     parts = [
         Markup('<rect class="wanted" x="{}" y="0" width="{}" height="{}"/>').format(
@@ -133,6 +133,21 @@ def curves_plot(name: str, curves: Sequence[Curve], *, x_title: str = "step", sm
     return plane.svg(f"{name}: {last} at the end" if last else f"{name}: no values")
 
 
+def curves_over_seeds(measured: Mapping[str, Sequence[Mapping[str, object]]]) -> dict[str, list[Curve]]:
+    """By metric, a curve an arm: the mean over seeds at every step, in a band from the lowest to the highest, as far as
+    all seeds go. measured: by arm, what each seed measured; metrics that are no curves are left out."""
+    found: dict[str, list[Curve]] = {}
+    for arm, seeds in measured.items():
+        for metric in dict.fromkeys(name for metrics in seeds for name in metrics):
+            curves = [c for metrics in seeds if isinstance(c := metrics.get(metric), tuple) and len(c) > 1]
+            columns = list(zip(*curves, strict=False))
+            points = [(float(i + 1), sum(column) / len(column)) for i, column in enumerate(columns)]
+            band = ([min(c) for c in columns], [max(c) for c in columns]) if len(curves) > 1 else ((), ())
+            if points:
+                found.setdefault(metric, []).append(Curve(arm, points, *band))
+    return found
+
+
 def spark(name: str, points: Sequence[Point]) -> Markup:
     """A curve without axes, for a line of a list."""
     shown = [(x, y) for x, y in thin(points, 80) if _finite(y)]
@@ -176,8 +191,8 @@ def axis(values: Iterable[float], *, count: int = 5, zero: bool = False) -> tupl
     if zero:
         low = min(low, 0.0)
     if math.isclose(low, high, rel_tol=1e-9, abs_tol=1e-12):
-        reach = abs(low) * 0.1 or 0.5
-        low, high = low - reach, high + reach
+        reach = abs(low) * 0.1
+        low, high = (low - reach, high + reach) if reach else (0.0, 1.0)
     step = _round_step((high - low) / count)
     low, high = math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
     return low, high, ticks_between(low, high, count)
@@ -219,4 +234,3 @@ def _pieces(points: Sequence[Point]) -> Iterator[list[Point]]:
 def _finite(value: float) -> bool:
     """Whether it can be drawn: finite, and far from the end of what a float can hold."""
     return abs(value) < 1e300  # false for nan
-

@@ -5,20 +5,20 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from markupsafe import Markup
 
 from ken.papers.catalogue import shipped
+from ken.papers.results import Run
 from ken.serving.reproductions import find_reproductions
 from ken.serving.runs import Stage, TrainingRun, TrainingRuns
 from ken.serving.sse import EventStream, event
 from ken.serving.web.pages import page
-from ken.serving.web.plots import Curve, curves_plot, spark
+from ken.serving.web.plots import Curve, curves_over_seeds, curves_plot, spark
 
 LOOK = 1.0  # seconds between looks at a run that somebody watches
 
@@ -28,8 +28,8 @@ MAIN = {
     "f1_aware": "F1 of knowing what it knows",
     "agreement": "agreement of its judgements",
     "searches": "searches per question",
-    "zero_variance": "share of groups whose rollouts score alike",
-    "loss": "loss",
+    "zero_variance": "share of groups that score alike",
+    "loss": "what the optimizer lowers",
     "kl": "KL to the model before",
     "entropy": "entropy, nats a token",
     "says_yes": "share of decisions that claim to know",
@@ -105,6 +105,7 @@ def mount(app: FastAPI) -> None:
             "arms.html",
             one=wanted[0],
             measured=measured,
+            metrics=list(dict.fromkeys(n for run in measured for n, v in run.metrics.items() if isinstance(v, float))),
             panels=_arm_panels(measured),
             failures=[(*pair, wanted[0].failure(*pair)) for pair in wanted[0].failed],
             papers=shipped(),
@@ -164,17 +165,14 @@ def _summary(run: TrainingRun) -> tuple[int, Markup, str]:
     return 0, Markup(""), ""
 
 
-def _arm_panels(measured: Sequence[Any]) -> list[Panel]:
-    """A plot for every metric that is a curve, a line for every arm and seed."""
-    curves: dict[str, list[Curve]] = {}
+def _arm_panels(measured: Sequence[Run]) -> list[Panel]:
+    """A plot for every metric that is a curve."""
+    arms: dict[str, list[Mapping[str, object]]] = {}
     for run in measured:
-        for name, value in run.metrics.items():
-            if isinstance(value, tuple) and len(value) > 1:
-                points = [(float(i + 1), v) for i, v in enumerate(value)]
-                curves.setdefault(name, []).append(Curve(f"{run.arm} seed {run.seed}", points))
+        arms.setdefault(run.arm, []).append(run.metrics)
     return [
-        Panel(name, "", curves_plot(name, lines, small=False), tuple((c.name, c.points[-1][1]) for c in lines))
-        for name, lines in sorted(curves.items())
+        Panel(name, "", curves_plot(name, curves, small=False), tuple((c.name, c.points[-1][1]) for c in curves))
+        for name, curves in sorted(curves_over_seeds(arms).items())
     ]
 
 
@@ -191,4 +189,3 @@ def ago(moment: float) -> str:
 def _mean(values: Sequence[float]) -> float:
     finite = [value for value in values if math.isfinite(value)]
     return sum(finite) / len(finite) if finite else math.nan
-
