@@ -147,6 +147,8 @@ class Job:
             os.killpg(process.pid, signal.SIGKILL)
         await reading
         process.stdin.close()
+        with suppress(OSError):
+            await process.stdin.wait_closed()
         self.code, self.seconds = code, time.monotonic() - self._started
         self.state = "cancelled" if self._cancelled else "finished" if code == 0 else "failed"
         await self._tell()

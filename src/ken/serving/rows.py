@@ -63,9 +63,11 @@ class Rows:
         )
         try:
             out, err = await process.communicate()
-        finally:
+        except asyncio.CancelledError:
             with suppress(ProcessLookupError):
                 process.kill()
+            await process.communicate()
+            raise
         try:
             self.now = ROWS.validate_json(out)
         except ValidationError:
