@@ -46,3 +46,7 @@ def mount(app: FastAPI) -> None:
 
     with as_file(files("ken.serving.web") / "static") as folder:
         app.mount("/static", StaticFiles(directory=folder), name="static")
+
+    from ken.serving.web import ask_pages
+
+    ask_pages.mount(app)
