@@ -26,6 +26,7 @@ from starlette.formparsers import MultiPartException
 
 from ken.core import BadInput, KenError, SourceError
 from ken.core.frozen import Frozen
+from ken.serving.latest import Latest
 from ken.serving.service import Service
 
 SUFFIXES = (".md", ".txt", ".html", ".htm", ".pdf", ".jsonl")
@@ -116,41 +117,35 @@ class Build:
 
     def __init__(self, name: str, place: Path, skip: bool, finish: Callable[[], None]) -> None:
         self.name, self.place = name, place
-        self.state = BuildState()
-        self._finish, self._news = finish, asyncio.Condition()
+        self._state = Latest(BuildState())
+        self._finish = finish
         self._work = asyncio.create_task(self._run(skip))
 
     async def states(self) -> AsyncIterator[BuildState]:
         """The state now, and whenever it has changed, until it is final."""
-        last: BuildState | None = None
-        while last is None or last.stage == "building":
-            async with self._news:
-                await self._news.wait_for(lambda: self.state is not last)  # noqa: B023 (awaited at once)
-                last = self.state
-            yield last
+        async for state in self._state.follow(lambda s: s.stage != "building", pause=0.1):
+            yield state
 
     async def cancel(self) -> None:
         """Stop and leave nothing; an index that is finished stays."""
         self._work.cancel()
         await asyncio.wait([self._work])
 
-    async def _tell(self, **changes: Any) -> None:
-        async with self._news:
-            self.state = BuildState.model_validate({**self.state.model_dump(), **changes})
-            self._news.notify_all()
+    def _tell(self, **changes: Any) -> None:
+        self._state.value = BuildState.model_validate({**self._state.value.model_dump(), **changes})
 
     async def _run(self, skip: bool) -> None:
         try:
             last = await self._in_child(skip)
             self._finish()
-            await self._tell(stage="done", **last)
+            self._tell(stage="done", **last)
         except asyncio.CancelledError:
             shutil.rmtree(self.place, ignore_errors=True)
-            await self._tell(stage="failed", message="cancelled; nothing was kept")
+            self._tell(stage="failed", message="cancelled; nothing was kept")
         except Exception as error:
             shutil.rmtree(self.place, ignore_errors=True)
             said = str(error) if isinstance(error, KenError) else f"the index could not be built ({error})"
-            await self._tell(stage="failed", message=said)
+            self._tell(stage="failed", message=said)
 
     async def _in_child(self, skip: bool) -> dict[str, Any]:
         """Have the child build; what it said last. Raises `BadInput` with its sentence, or why it ended without one."""
@@ -170,7 +165,7 @@ class Build:
                         raise BadInput(told["problem"])
                     if told.get("done"):
                         return {key: told[key] for key in ("documents", "passages", "skipped")}
-                    await self._tell(**told)
+                    self._tell(**told)
                 await process.wait()
         except TimeoutError as error:
             raise BadInput(f"reading the files took more than {WALL_SECONDS // 60} minutes; upload fewer") from error
@@ -199,6 +194,8 @@ class BoundedForm:
         try:
             return await self._request.form(max_files=MAX_FILES, max_fields=50, max_part_size=1 << 20)
         except (MultiPartException, HTTPException) as error:
+            if getattr(error, "status_code", 400) == 413:  # the server's own limit
+                raise TooLarge(str(getattr(error, "detail", error))) from error
             said = getattr(error, "detail", None) or getattr(error, "message", None) or error
             raise BadInput(f"the upload cannot be read ({str(said).rstrip('.')})") from error
 

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from ken.agents import load_strategy
 from ken.agents.watch import Watch
+from ken.auditing.html import inert
 from ken.core import KenError, Step
 from ken.serving.service import Ask, Service
 from ken.serving.sse import EventStream, event
@@ -118,7 +119,7 @@ class _Telling(Watch):
         self.events.put_nowait(event({}, "turn"))
 
     def wrote(self, text: str) -> None:
-        self.events.put_nowait(event({"text": text}, "text"))
+        self.events.put_nowait(event({"text": inert(text)}, "text"))
 
     def retracted(self) -> None:
         self.events.put_nowait(event({}, "retracted"))
