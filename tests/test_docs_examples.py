@@ -125,9 +125,7 @@ def _numbers(lines: list[str]) -> list[float]:
 
 
 @pytest.fixture
-def reader(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Reader]:
+def reader(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
     """A reader in an empty folder."""
     from ken.agents import STRATEGIES
 
