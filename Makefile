@@ -21,11 +21,15 @@ setup: $(STAMP) ## install into .venv (the tool is then .venv/bin/ken)
 demo: setup ## build a small world, audit four strategies on it, show traced questions, and teach the model what it knows
 	@$(BIN)/ken demo
 
+# Two processes with one thread each are the fastest on two cores; tests of one file share what they set up.
+WORKERS ?= 2
+PYTEST  := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
 test: setup ## the tests, without those marked slow
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-slow: setup ## every test
-	$(BIN)/python -m pytest -m ''
+	$(PYTEST) -m ''
 
 check: setup ## lint, types, import contracts
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

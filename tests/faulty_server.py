@@ -11,17 +11,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A proper completion. Without `text`, the last message comes back.
+    """A proper completion. Without `text`, the last message comes back. Streamed word by word when that was asked for.
 
     choices: how many (by default `n`). together: hold the reply until so many requests are in flight at once. message,
     choice, usage: fields to add or replace; `usage` None leaves it out.
@@ -35,6 +36,17 @@ class Answer:
     choice: Mapping[str, Any] = field(default_factory=dict)
     usage: Mapping[str, Any] | None = field(default_factory=lambda: {"prompt_tokens": 7, "completion_tokens": 3})
     together: int = 0
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A reply of server-sent events: a chunk for each of `pieces` and then, without a finish reason, `then`:
+
+    "end" of the stream, "drop" the connection, "hang" for ever, "drip" comments for ever, or these bytes and the end.
+    """
+
+    pieces: tuple[str, ...] = ()
+    then: Literal["end", "drop", "hang", "drip"] | bytes = "end"
 
 
 @dataclass(frozen=True)
@@ -73,7 +85,7 @@ class Drip:
     seconds: float = 0.02
 
 
-Action = Answer | Status | Body | Drop | Hang | Drip
+Action = Answer | Stream | Status | Body | Drop | Hang | Drip
 
 HTML = Body(b"<!DOCTYPE html><html><head><title>502 Bad Gateway</title></head><body>nginx</body></html>", "text/html")
 GARBAGE = Body(b"\x00\xff\xfe not a completion")
@@ -207,7 +219,28 @@ class FaultyServer:
             case Answer():
                 async with self._crowd:
                     await self._crowd.wait_for(lambda: self.most_in_flight >= action.together)
-                await self._send(writer, _http(200, json.dumps(_completion(action, request)).encode()))
+                completion = _completion(action, request)
+                if not request.payload.get("stream"):
+                    await self._send(writer, _http(200, json.dumps(completion).encode()))
+                    return True
+                await self._send(writer, EVENTS)
+                for chunk in [*_chunks(action, completion, request), b"data: [DONE]\n\n"]:
+                    await self._send(writer, _part(chunk))
+                await self._send(writer, _part(b""))
+            case Stream(pieces, then):
+                await self._send(writer, EVENTS)
+                for piece in pieces:
+                    await self._send(writer, _part(_event(choices=[{"index": 0, "delta": {"content": piece}}])))
+                if then == "drop":
+                    return False
+                if then == "hang":
+                    await asyncio.Event().wait()
+                while then == "drip":
+                    await self._send(writer, _part(b": still there\n\n"))
+                    await asyncio.sleep(0.02)
+                if isinstance(then, bytes):
+                    await self._send(writer, _part(then))
+                await self._send(writer, _part(b""))
             case Status(code, body, headers):
                 content = body if isinstance(body, str) else json.dumps(body)
                 await self._send(writer, _http(code, content.encode(), headers=headers))
@@ -245,6 +278,37 @@ def _http(
     lines = [f"HTTP/1.1 {status} Status", f"Content-Type: {content_type}", f"Content-Length: {len(body)}"]
     lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
     return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+EVENTS = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def _part(data: bytes) -> bytes:
+    """A chunk of a body of unknown length; an empty one ends it (RFC 9112, section 7.1)."""
+    return f"{len(data):x}\r\n".encode() + data + b"\r\n"
+
+
+def _event(**fields: Any) -> bytes:
+    return b"data: " + json.dumps({"object": "chat.completion.chunk", **fields}).encode() + b"\n\n"
+
+
+def _chunks(answer: Answer, completion: dict[str, Any], request: Request) -> list[bytes]:
+    """A completion in chunks: the role, the text word by word, the reason why it ends, and the usage if wanted."""
+    chunks: list[bytes] = []
+    for choice in completion["choices"]:
+        index, message = choice["index"], dict(choice["message"])
+        words = re.findall(r"\s*\S+|\s+$", message.pop("content") or "")
+        logprobs = list((choice["logprobs"] or {}).get("content", ()))
+        chunks.append(_event(choices=[{"index": index, "delta": {**message, "content": ""}}]))
+        for place in range(max(len(words), len(logprobs))):
+            delta = {"content": words[place]} if place < len(words) else {}
+            of_word = {"content": logprobs[place : place + 1]} if logprobs else None
+            chunks.append(_event(choices=[{"index": index, "delta": delta, "logprobs": of_word}]))
+        ended = {key: value for key, value in choice.items() if key not in {"index", "message", "logprobs"}}
+        chunks.append(_event(choices=[{"index": index, "delta": {}, **ended}]))
+    if answer.usage is not None and (request.payload.get("stream_options") or {}).get("include_usage"):
+        chunks.append(_event(choices=[], usage=answer.usage))
+    return chunks
 
 
 def _completion(answer: Answer, request: Request) -> dict[str, Any]:

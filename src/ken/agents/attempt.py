@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from dataclasses import replace
 
@@ -66,6 +67,8 @@ class Attempt:
 
     async def generate(self, *, stop: tuple[str, ...]) -> Generation:
         """Let the model write until one of `stop`, and record what it wrote. Raises `ModelError`."""
+        if self._watch is not None:
+            self._watch.turn()
         if not (self.sampling.greedy_thoughts and self.sampling.temperature):
             return await self._generate(stop, self.sampling)
         thought = await self._generate((THOUGHT_ENDS, *stop), self.sampling.but(temperature=0.0))
@@ -82,12 +85,7 @@ class Attempt:
     async def _generate(self, stop: tuple[str, ...], sampling: Sampling) -> Generation:
         seed = derive_seed(self.sampling.seed, self.question.id, self.strategy, self.sample, self._usage.model_calls)
         sampling = sampling.but(stop=stop, seed=seed)
-        if self._watch is not None:
-            self._watch.turn()
-        (generation,) = await self.model.generate(self._messages, sampling=sampling)
-        generation = _encodable(generation)
-        if self._watch is not None:
-            self._watch.wrote(generation.text)
+        generation = await (self._call(sampling) if self._watch is None else self._watched_call(sampling, self._watch))
         self._usage += generation.usage
         self._before = (list(self._ids), list(self._pending))
         self._record_context(generation)
@@ -97,6 +95,20 @@ class Attempt:
         self._ids.extend(generation.token_ids or ())
         self._messages.append(Message("policy", generation.text, generation.token_ids))
         return generation
+
+    async def _call(self, sampling: Sampling) -> Generation:
+        (generation,) = await self.model.generate(self._messages, sampling=sampling)
+        return _encodable(generation)
+
+    async def _watched_call(self, sampling: Sampling, watch: Watch) -> Generation:
+        if "on_text" not in inspect.signature(self.model.generate).parameters:  # a model that does not stream
+            generation = await self._call(sampling)
+            watch.wrote(generation.text)
+            return generation
+        (generation,) = await self.model.generate(
+            self._messages, sampling=sampling, on_text=lambda piece: watch.wrote(_encodable_text(piece))
+        )
+        return _encodable(generation)
 
     def retract(self) -> None:
         """Throw away what the model wrote last, so that it can write again from where it stood; nothing may have been
@@ -187,8 +199,9 @@ def _shown(content: str | Instruction, prompt: str) -> str:
 
 def _encodable(generation: Generation) -> Generation:
     """The generation without lone surrogates, which a server can send as JSON escapes and no file can hold."""
-    try:
-        generation.text.encode()
-    except UnicodeEncodeError:
-        return replace(generation, text=generation.text.encode(errors="replace").decode())
-    return generation
+    text = _encodable_text(generation.text)
+    return generation if text == generation.text else replace(generation, text=text)
+
+
+def _encodable_text(text: str) -> str:
+    return text.encode(errors="replace").decode()

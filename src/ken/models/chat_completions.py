@@ -93,6 +93,12 @@ def read_reply(body: bytes) -> Reply:
     choices = reply.get("choices")
     if not isinstance(choices, list) or not choices:
         raise BrokenReply(f"the reply holds no choices: {excerpt(body)}")
+    return understand(reply)
+
+
+def understand(reply: dict[str, Any]) -> Reply:
+    """A reply whose `choices` are a list. Raises as `read_reply` does."""
+    choices = reply["choices"]
     usage = reply.get("usage")
     usage = usage if isinstance(usage, dict) else {}
     return Reply(
@@ -116,7 +122,7 @@ def _choice(choice: Any) -> Choice:
     if not isinstance(message, dict):
         raise BrokenReply("a choice holds no message")
     finish_reason = str(choice.get("finish_reason") or "")
-    text = _content(message)
+    text = content_of(message)
     if text is None:
         if finish_reason == "content_filter":
             raise ModelError(
@@ -128,7 +134,7 @@ def _choice(choice: Any) -> Choice:
     stop_reason = choice.get("stop_reason") or choice.get("matched_stop")
     tokens, logprobs = _tokens(choice.get("logprobs"))
     return Choice(
-        text=_encodable(text),
+        text=encodable(text),
         finish_reason=finish_reason,
         stop_reason=stop_reason if isinstance(stop_reason, str) else None,
         tokens=tokens,
@@ -136,7 +142,7 @@ def _choice(choice: Any) -> Choice:
     )
 
 
-def _content(message: dict[str, Any]) -> str | None:
+def content_of(message: dict[str, Any]) -> str | None:
     """The text of a message. What a reasoning model thought, where the server gives it apart, is not part of it: a tag
     that was only thought of must not be taken for one that was written."""
     content = message.get("content")
@@ -161,7 +167,7 @@ def _tokens(logprobs: Any) -> tuple[tuple[str, ...] | None, tuple[float, ...] | 
             return None, None
         try:
             tokens.append(
-                _encodable(entry["token"]) if entry.get("bytes") is None else decoder.decode(bytes(entry["bytes"]))
+                encodable(entry["token"]) if entry.get("bytes") is None else decoder.decode(bytes(entry["bytes"]))
             )
         except (TypeError, ValueError):
             return None, None
@@ -169,7 +175,7 @@ def _tokens(logprobs: Any) -> tuple[tuple[str, ...] | None, tuple[float, ...] | 
     return tuple(tokens), tuple(values)
 
 
-def _encodable(text: str) -> str:
+def encodable(text: str) -> str:
     """`text` without lone surrogates, which JSON can hold and UTF-8 cannot."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 

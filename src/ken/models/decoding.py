@@ -86,7 +86,8 @@ class TextStream:
 class Row:
     """One sequence being written. `ids`, `tokens`, `logprobs` grow by one entry a step; `ended` is set when it is
     done. `given_up` says when nobody waits for it any more. `known`: how many tokens of the prompt the model had
-    processed when it last wrote in this conversation.
+    processed when it last wrote in this conversation. `on_text` is told the text as it grows, in the thread that
+    decodes.
     """
 
     prompt: tuple[int, ...]
@@ -94,6 +95,7 @@ class Row:
     given_up: Callable[[], bool] = lambda: False
     known: int = 0
     memory: InitVar[Memory | None] = None
+    on_text: Callable[[str], None] | None = None
     ids: list[int] = field(default_factory=list)
     tokens: list[str] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
@@ -121,7 +123,7 @@ class Row:
         self.ids.append(token)
         self.logprobs.append(logprob)
         if token in end_ids:  # the end mark is sampled and trained, but is no text
-            self.tokens.append(self._stream.rest(tokenizer))
+            self._write(self._stream.rest(tokenizer))
             self.ended = "end"
             return
         piece = self._stream.step(tokenizer, token)
@@ -136,7 +138,12 @@ class Row:
         ):
             self.ended = "length"
             piece += self._stream.rest(tokenizer)
+        self._write(piece)
+
+    def _write(self, piece: str) -> None:
         self.tokens.append(piece)
+        if self.on_text is not None and piece:
+            self.on_text(piece)
 
 
 def decode(

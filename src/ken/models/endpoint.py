@@ -6,12 +6,14 @@ import asyncio
 import os
 import random
 import time
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from ken.core import BadInput, ModelError, Sampling, Unsupported, Usage
 from ken.core.seeding import derive_seed
+from ken.models.chat_chunks import ReportedError, StreamedReply
 from ken.models.chat_completions import (
     BrokenReply,
     Choice,
@@ -22,14 +24,25 @@ from ken.models.chat_completions import (
     read_reply,
 )
 from ken.models.conversation import Conversation, Generation, Score
-from ken.models.failures import Failure, of_connection, of_reply, of_status, of_timeout, rejected_parameters
+from ken.models.failures import (
+    Failure,
+    of_connection,
+    of_event,
+    of_reply,
+    of_status,
+    of_timeout,
+    rejected_parameters,
+)
+from ken.models.protocol import check_call
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
+    from openai._response import AsyncAPIResponse
 
 OPENAI_URL = "https://api.openai.com/v1"
 
 CONNECT_SECONDS = 10.0  # a server that is there accepts a connection long before that, however busy it is
+CLOSING_SECONDS = 2.0  # for what follows the text of a stream: usage, and the end that lets a connection be used again
 
 Message = dict[str, str]
 
@@ -64,7 +77,8 @@ class EndpointModel:
     control_tokens: send the control token of an instruction and not its text; for a model of the lab behind a server.
 
     `dropped` names the sampling parameters that this server was found not to take and that are therefore no longer
-    sent: with "stop" texts are cut here, with "n" samples are drawn by single requests, the others are without effect.
+    sent: with "stop" texts are cut here, with "n" samples are drawn by single requests, with "stream" texts are told
+    in one piece, with "stream_options" streamed texts cost no tokens, the others are without effect.
     It is safe to use one object from many coroutines, and from several event loops one after another.
 
     Raises `BadInput` for options that cannot be used.
@@ -108,16 +122,29 @@ class EndpointModel:
         return f"EndpointModel({self.name!r}, base_url={self._shown_url!r})"
 
     async def generate(
-        self, conversation: Conversation, *, n: int = 1, sampling: Sampling = Sampling()
+        self,
+        conversation: Conversation,
+        *,
+        n: int = 1,
+        sampling: Sampling = Sampling(),
+        on_text: Callable[[str], None] | None = None,
     ) -> list[Generation]:
         """Continue a conversation `n` times.
 
         The tokens of one request are shared evenly among its samples, so that usage adds up; `seconds` is the wall time
-        of the call. Raises `ModelError` when the server cannot be reached, refuses the request, or gives no completion
-        after all retries.
+        of the call. With `on_text` (n = 1) the server is asked to stream, and a failure after the first piece is final.
+        Raises `ModelError` when the server cannot be reached, refuses the request, or gives no completion after all
+        retries.
         """
-        if n < 1:
-            raise BadInput("n must be at least 1")
+        check_call(n, on_text)
+        told = 0
+
+        def tell(piece: str) -> None:
+            nonlocal told
+            told += len(piece)
+            if on_text is not None:
+                on_text(piece)
+
         started = time.perf_counter()
         messages = chat_messages(conversation, control_tokens=self._control_tokens)
         drawn: list[tuple[Choice, Usage]] = []
@@ -125,12 +152,14 @@ class EndpointModel:
             drawn = _shared(await self._ask(messages, sampling, n=n), at_most=n)
             if len(drawn) < n:
                 self.dropped.add("n")
-        drawn += await self._one_by_one(messages, sampling, range(len(drawn), n))
+        drawn += await self._one_by_one(messages, sampling, range(len(drawn), n), tell if on_text else None)
         seconds = Usage(seconds=time.perf_counter() - started)
         prompt = as_text(messages)
         generations = []
         for choice, usage in drawn:
             done = complete(choice, sampling.stop)
+            if on_text is not None and told < len(done.text):  # not streamed, or without its stop string
+                tell(done.text[told:])
             generations.append(
                 Generation(
                     text=done.text,
@@ -160,12 +189,14 @@ class EndpointModel:
     # --- one request -----------------------------------------------------------------------------------------------
 
     async def _one_by_one(
-        self, messages: list[Message], sampling: Sampling, samples: range
+        self, messages: list[Message], sampling: Sampling, samples: range, on_text: Callable[[str], None] | None
     ) -> list[tuple[Choice, Usage]]:
-        """One request for each sample, at once, each with a seed of its own (sample 0 has that of `sampling`)."""
+        """One request for each sample, at once, each with a seed of its own (sample 0 has that of `sampling`). on_text:
+        of a single one."""
         seeds = [derive_seed(sampling.seed, "sample", i) if i else sampling.seed for i in samples]
         if len(seeds) == 1:  # no group: in Python 3.11 one can swallow a cancellation that meets a failing request
-            return _shared(await self._ask(messages, sampling.but(seed=seeds[0]), n=1), at_most=1)
+            reply = await self._ask(messages, sampling.but(seed=seeds[0]), n=1, on_text=on_text)
+            return _shared(reply, at_most=1)
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(self._ask(messages, sampling.but(seed=seed), n=1)) for seed in seeds]
@@ -175,17 +206,30 @@ class EndpointModel:
             raise failed.exceptions[0] from None
         return [drawn for task in tasks for drawn in _shared(task.result(), at_most=1)]
 
-    async def _ask(self, messages: list[Message], sampling: Sampling, *, n: int) -> Reply:
-        """Send one request until there is an answer to it."""
+    async def _ask(
+        self,
+        messages: list[Message],
+        sampling: Sampling,
+        *,
+        n: int,
+        on_text: Callable[[str], None] | None = None,
+    ) -> Reply:
+        """Send one request until there is an answer to it, or something of it was told."""
         failures = 0
         while True:
             state = self._state()
-            parameters = self._parameters(sampling, n)
+            parameters = self._parameters(sampling, n, stream=on_text is not None)
+            heard = StreamedReply(on_text, sampling.stop) if on_text and "stream" in parameters else None
             try:
                 async with state.slots:
                     await state.pause()
-                    return await self._attempt(state.client, messages, parameters)
+                    return await self._attempt(state.client, messages, parameters, heard)
             except Failure as failure:
+                if heard is not None and heard.finished:  # it broke off after the text
+                    return heard.reply()
+                if heard is not None and heard.told:
+                    sentence = f"{self.spec} broke off in its answer: {failure}; {failure.remedy}"
+                    raise ModelError(self._without_key(sentence)) from None
                 if failure.rejected and self._drop(rejected_parameters(failure.rejected, set(parameters))):
                     continue  # ends, because every round sends fewer parameters
                 failures += 1
@@ -201,19 +245,35 @@ class EndpointModel:
                     state.resume_at = max(state.resume_at, state.clock() + failure.retry_after)
             await asyncio.sleep(wait)
 
-    async def _attempt(self, client: AsyncOpenAI, messages: list[Message], parameters: dict[str, Any]) -> Reply:
-        """Send one request once. Raises `Failure`."""
+    async def _attempt(
+        self, client: AsyncOpenAI, messages: list[Message], parameters: dict[str, Any], heard: StreamedReply | None
+    ) -> Reply:
+        """Send one request once. heard: what becomes of a reply that is streamed. Raises `Failure`."""
         import openai
 
-        create = client.chat.completions.with_raw_response.create  # imports more of openai; not on the server's time
+        completions = client.chat.completions  # imports more of openai; not on the server's time
+        request = {"model": self.name, "messages": cast(Any, messages), **parameters}
         try:
             # The limits of the HTTP client are per read; only a clock over all of it ends a reply that drips.
-            async with asyncio.timeout(self.timeout):
-                response = await create(model=self.name, messages=cast(Any, messages), **parameters)
-            self._reached = True
-            return read_reply(response.http_response.content)
+            async with asyncio.timeout(self.timeout) as clock:
+                if heard is None:
+                    whole = await completions.with_raw_response.create(**request)
+                    self._reached = True
+                    return read_reply(whole.http_response.content)
+                async with completions.with_streaming_response.create(**request) as response:
+                    self._reached = True
+                    if "text/event-stream" not in response.headers.get("content-type", ""):
+                        return read_reply(await response.read())  # it does not stream
+                    async for data in _read(response):
+                        heard.feed(data)
+                        if heard.finished:
+                            closing = asyncio.get_running_loop().time() + CLOSING_SECONDS
+                            clock.reschedule(min(closing, clock.when() or closing))
+            return heard.reply()
         except BrokenReply as error:
             raise of_reply(error) from None
+        except ReportedError as error:
+            raise of_event(error.data, self._shown_url) from None
         except openai.APIStatusError as error:
             self._reached = True
             refusal = error.response
@@ -223,7 +283,7 @@ class EndpointModel:
         except openai.OpenAIError as error:
             raise of_connection(error, self._shown_url) from None
 
-    def _parameters(self, sampling: Sampling, n: int) -> dict[str, Any]:
+    def _parameters(self, sampling: Sampling, n: int, *, stream: bool) -> dict[str, Any]:
         parameters: dict[str, Any] = {
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
@@ -236,6 +296,8 @@ class EndpointModel:
             parameters["logprobs"] = True
         if n > 1:
             parameters["n"] = n
+        if stream and "stream" not in self.dropped:
+            parameters |= {"stream": True, "stream_options": {"include_usage": True}}
         return {key: value for key, value in parameters.items() if key not in self.dropped}
 
     def _drop(self, names: set[str]) -> bool:
@@ -279,6 +341,20 @@ class EndpointModel:
     def _without_key(self, text: str) -> str:
         """Servers quote the key in their errors; ours must not."""
         return text.replace(self._key, "***") if self._key else text
+
+
+async def _read(response: AsyncAPIResponse[Any]) -> AsyncIterator[bytes]:
+    """The bytes of a streamed body. Raises the errors of openai, which does not wrap those of its HTTP client here."""
+    import openai
+
+    try:
+        async for data in response.iter_bytes():
+            yield data
+    except TimeoutError:
+        raise
+    except Exception as error:  # httpx or httpx2, whichever this openai uses; their errors share no base
+        kind = openai.APITimeoutError if "Timeout" in type(error).__name__ else openai.APIConnectionError
+        raise kind(request=cast(Any, response.http_request)) from error
 
 
 def _shared(reply: Reply, *, at_most: int) -> list[tuple[Choice, Usage]]:

@@ -12,6 +12,8 @@ from typing import Any
 
 from ken.models.chat_completions import BrokenReply, excerpt
 
+OPTIONAL = {"temperature", "top_p", "max_tokens", "seed", "stop", "logprobs", "n", "stream", "stream_options"}
+
 PASSING = {408, 409, 429}  # and all of 5xx
 
 LONGEST_PAUSE = 60.0  # seconds; a server that asks for more will not answer this run
@@ -45,6 +47,11 @@ class Failure(Exception):
 
 def of_reply(error: BrokenReply) -> Failure:
     return Failure(str(error), "check that the base URL is that of a chat-completions server")
+
+
+def of_event(data: bytes, url: str) -> Failure:
+    """Of an error that a server reports in the stream of its reply."""
+    return Failure(f"{url} reported an error ({_said(data)})", "see the server's log")
 
 
 def of_timeout(error: Exception, seconds: float, url: str) -> Failure:
@@ -113,7 +120,7 @@ def rejected_parameters(body: bytes, sent: Set[str]) -> set[str]:
     >>> rejected_parameters(body, {"seed", "stop"})
     {'seed'}
     """
-    optional = {"temperature", "top_p", "max_tokens", "seed", "stop", "logprobs", "n"} & sent
+    optional = sent & OPTIONAL
     error = _error(body)
     parameter = error.get("param") if isinstance(error, dict) else None
     said = _said(body, limit=4000)
@@ -129,7 +136,7 @@ def _names(said: str, name: str) -> bool:
     by it.
     """
     verdict = r"(is|are|must|should|not|un\w+|parameter|sequences?)\b"
-    if name in {"n", "stop", "seed", "temperature"}:
+    if name in {"n", "stop", "seed", "temperature", "stream"}:
         return bool(re.search(rf"['\"`]{name}['\"`]|(?<![\w</]){name}\s*({verdict}|[>=])", said))
     return bool(re.search(rf"(?<![\w</]){name}(?![\w>])", said))
 

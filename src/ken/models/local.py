@@ -14,6 +14,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ken.core import BadInput, ModelError, Sampling, Usage
 from ken.models.conversation import Conversation, Generation, Instruction, Message, Score
+from ken.models.protocol import check_call
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,6 +42,7 @@ class _Request:
     sampling: Sampling
     future: asyncio.Future[list[Generation]]
     known: int  # tokens of the prompt that were processed when the model last wrote
+    on_text: Callable[[str], None] | None = None  # called in the model's thread
 
 
 class LocalModel:
@@ -93,20 +96,27 @@ class LocalModel:
         self._lanes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Lane] = weakref.WeakKeyDictionary()
 
     async def generate(
-        self, conversation: Conversation, *, n: int = 1, sampling: Sampling = Sampling()
+        self,
+        conversation: Conversation,
+        *,
+        n: int = 1,
+        sampling: Sampling = Sampling(),
+        on_text: Callable[[str], None] | None = None,
     ) -> list[Generation]:
-        """Continue a conversation `n` times; sample i > 0 draws with seed + i.
+        """Continue a conversation `n` times; sample i > 0 draws with seed + i. `on_text` (n = 1) is told each token's
+        text.
 
         Raises `ModelError` when the conversation exceeds the context, and for all who share a batch when the model
         fails; `BadInput` for n < 1.
         """
-        if n < 1:
-            raise BadInput("n must be at least 1")
+        check_call(n, on_text)
         text, prompt, known = self._rendered(conversation)
         self._check(prompt)
         loop = asyncio.get_running_loop()
         lane = self._lanes.get(loop) or self._lanes.setdefault(loop, _Lane(self))
-        request = _Request(tuple(prompt), text, n, sampling, loop.create_future(), known)
+        future: asyncio.Future[list[Generation]] = loop.create_future()
+        told = None if on_text is None else _on_loop(on_text, future)
+        request = _Request(tuple(prompt), text, n, sampling, future, known, told)
         lane.submit(request)
         return await request.future
 
@@ -242,6 +252,7 @@ class LocalModel:
                     r.future.done,
                     known=r.known,
                     memory=self._texts,
+                    on_text=r.on_text,
                 )
                 for i in range(r.n)
             ]
@@ -335,6 +346,22 @@ class _Lane:
                 batch.append(request)
                 rows += request.n
         return batch
+
+
+def _on_loop(on_text: Callable[[str], None], future: asyncio.Future[Any]) -> Callable[[str], None]:
+    """`on_text`, to be called in another thread: it is then told on the loop of `future`, until that is done. Callbacks
+    of a loop run in the order in which they came, so the last piece comes before the result."""
+    loop = future.get_loop()
+
+    def tell(piece: str) -> None:
+        if not future.done():
+            on_text(piece)
+
+    def send(piece: str) -> None:
+        with suppress(RuntimeError):  # the loop was closed: nobody listens
+            loop.call_soon_threadsafe(tell, piece)
+
+    return send
 
 
 def _fail(requests: Iterable[_Request], failure: ModelError, cause: BaseException) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
-from ken.core import Sampling
+from ken.core import BadInput, Sampling
 from ken.models.conversation import Conversation, Generation, Score
 
 
@@ -19,9 +20,21 @@ class Model(Protocol):
     spec: str
 
     async def generate(
-        self, conversation: Conversation, *, n: int = 1, sampling: Sampling = Sampling()
+        self,
+        conversation: Conversation,
+        *,
+        n: int = 1,
+        sampling: Sampling = Sampling(),
+        on_text: Callable[[str], None] | None = None,
     ) -> list[Generation]:
-        """Continue a conversation `n` times. Raises `ModelError` when no answer could be had, after retries."""
+        """Continue a conversation `n` times. Raises `ModelError` when no answer could be had, after retries.
+
+        on_text: told what the model writes, in pieces that are not empty, as it writes them; for n = 1 only, else
+        `BadInput`. It is called on the caller's event loop, always before this call returns, raises or is cancelled;
+        it must not block. The pieces joined are exactly the text of the generation (nothing told is taken back, nothing
+        after a stop string is told). When this call raises, they are what was written until then: a call that has told
+        anything is not tried again. What is returned does not depend on whether somebody listens.
+        """
         ...
 
     async def score(self, conversation: Conversation, continuation: str) -> Score:
@@ -31,3 +44,11 @@ class Model(Protocol):
     async def close(self) -> None:
         """Release connections and threads. The model can not be used afterwards."""
         ...
+
+
+def check_call(n: int, on_text: Callable[[str], None] | None) -> None:
+    """Raise `BadInput` unless `generate` can be called so."""
+    if n < 1:
+        raise BadInput("n must be at least 1")
+    if on_text is not None and n > 1:
+        raise BadInput("on_text hears one continuation; leave n at 1")

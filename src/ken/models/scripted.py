@@ -10,6 +10,7 @@ from typing import Literal
 
 from ken.core import Sampling, Unsupported, Usage
 from ken.models.conversation import Conversation, Generation, Instruction, Score
+from ken.models.protocol import check_call
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +28,9 @@ class ScriptedModel:
 
     `reply` is called once per sample. A string is the reply; of a sequence, sample i takes entry i (counted round). It
     may raise, and what it raises reaches the caller of `generate`. Like a model, it ends after the first stop string
-    (kept in the text) or after `max_tokens` words. `calls` holds every call in order. `logprob` gives a log-probability
-    to each token (a word with the space before it); without it generations carry no tokens. Usage counts words.
+    (kept in the text) or after `max_tokens` words, and tells who listens word by word. `calls` holds every call in
+    order. `logprob` gives a log-probability to each token (a word with the space before it); without it generations
+    carry no tokens. Usage counts words.
     """
 
     def __init__(
@@ -46,9 +48,15 @@ class ScriptedModel:
         self._control_tokens = control_tokens
 
     async def generate(
-        self, conversation: Conversation, *, n: int = 1, sampling: Sampling = Sampling()
+        self,
+        conversation: Conversation,
+        *,
+        n: int = 1,
+        sampling: Sampling = Sampling(),
+        on_text: Callable[[str], None] | None = None,
     ) -> list[Generation]:
         """`n` replies to the conversation."""
+        check_call(n, on_text)
         prompt = "\n\n".join(self._text(message.content) for message in conversation)
         self.calls.append(Call(prompt, tuple(conversation), n, sampling))
         await asyncio.sleep(0)  # concurrent questions take turns, as they do with a real model
@@ -56,7 +64,12 @@ class ScriptedModel:
         for sample in range(n):
             reply = self._reply(prompt)
             text = reply if isinstance(reply, str) else reply[sample % len(reply)]
-            generations.append(self._generation(prompt, text, sampling))
+            generation = self._generation(prompt, text, sampling)
+            if on_text is not None:
+                for word in _words(generation.text):
+                    on_text(word)
+                    await asyncio.sleep(0)
+            generations.append(generation)
         return generations
 
     async def score(self, conversation: Conversation, continuation: str) -> Score:
@@ -75,7 +88,7 @@ class ScriptedModel:
         ends = [text.index(stop) + len(stop) for stop in sampling.stop if stop and stop in text]
         if ends:
             text, ended = text[: min(ends)], "stop"
-        tokens = re.findall(r"\s*\S+|\s+$", text)
+        tokens = _words(text)
         if len(tokens) > sampling.max_tokens:
             tokens, ended = tokens[: sampling.max_tokens], "length"
         return Generation(
@@ -86,3 +99,8 @@ class ScriptedModel:
             prompt_text=prompt,
             usage=Usage(prompt_tokens=len(prompt.split()), completion_tokens=len(tokens), model_calls=1),
         )
+
+
+def _words(text: str) -> list[str]:
+    """The words, each with the white space before it; joined they are the text."""
+    return re.findall(r"\s*\S+|\s+$", text)

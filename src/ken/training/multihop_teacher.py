@@ -6,7 +6,7 @@ right in the end, and with them its habits, which reinforcement learning must th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -19,6 +19,7 @@ from ken.core.frozen import Frozen
 from ken.core.seeding import derive_seed
 from ken.lab.multihop import MultiHopWorld
 from ken.models import Conversation, Generation, Score
+from ken.models.protocol import check_call
 
 
 class TeacherConfig(Frozen):
@@ -67,10 +68,18 @@ class MultiHopTeacher:
         self.habits = frozenset(order[: round(self.config.broad * len(names))])
 
     async def generate(
-        self, conversation: Conversation, *, n: int = 1, sampling: Sampling = Sampling()
+        self,
+        conversation: Conversation,
+        *,
+        n: int = 1,
+        sampling: Sampling = Sampling(),
+        on_text: Callable[[str], None] | None = None,
     ) -> list[Generation]:
         """The next step, `n` times."""
+        check_call(n, on_text)
         texts = [self._step(conversation, sampling, i) for i in range(n)]
+        if on_text is not None:
+            on_text(texts[0])
         return [
             Generation(
                 text=text, ended="stop", prompt_text="", usage=Usage(completion_tokens=len(text.split()), model_calls=1)
