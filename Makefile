@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check format bench claims lab clean
+.PHONY: help setup demo test test-slow check format docs bench claims lab clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ check: setup ## lint, types, import contracts
 format: setup ## let ruff mend what it can
 	$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
+docs: setup ## build the documentation into site/, strictly and without the network; open site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 bench: setup ## measure against peers and rewrite bench/RESULTS.md and bench/TRAINING.md
 	$(BIN)/python bench/search.py --write
 	$(BIN)/python bench/training.py --write
@@ -51,4 +54,4 @@ lab: setup ## rebuild the shipped FactWorld checkpoint from its seed
 	$(BIN)/ken lab build factworld --out src/ken/models/checkpoints/factworld
 
 clean: ## remove what `make` made
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -102,7 +102,7 @@ def serve(  # noqa: PLR0917 (typer reads the options from the signature)
     service = Service(
         # A model behind an address gets as many requests at once as there are questions.
         [load_model(spec, **given, **_at_once(spec, concurrency)) for spec in model or ()],
-        indexes=dict(_named(text) for text in index or ()),
+        indexes=dict(named_index(text) for text in index or ()),
         data=data,
         runs=runs,
         results=results,
@@ -137,7 +137,7 @@ def _mail(context: typer.Context) -> Smtp | None:
     return smtp
 
 
-def _named(text: str) -> tuple[str, str]:
+def named_index(text: str) -> tuple[str, str]:
     """`NAME=DIR`, or a folder under its own name."""
     name, equals, place = text.partition("=")
     if not equals or "/" in name:
