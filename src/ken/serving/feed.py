@@ -90,9 +90,8 @@ def feed(request: Request) -> Response:
     except KenError as error:
         raise ApiError(503, f"the feed cannot be made: {error}", headers={"Retry-After": "300"}) from error
     headers = {"ETag": f'"{hashlib.sha256(text).hexdigest()[:32]}"', "Cache-Control": "no-cache"}
-    if headers["ETag"] in [
-        tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")
-    ]:
+    held = request.headers.get("if-none-match", "").split(",")
+    if {headers["ETag"], "*"} & {tag.strip().removeprefix("W/") for tag in held}:  # RFC 9110, 13.1.2
         return Response(status_code=304, headers=headers)
     headers["X-Content-Type-Options"] = "nosniff"
     return Response(text, media_type="application/atom+xml", headers=headers)
