@@ -287,6 +287,31 @@ def test_from_the_form_to_the_digest_to_the_end(web, mail, service, tmp_path):
     assert run_ken("papers", "digest", cwd=tmp_path).stdout.startswith("nobody has subscribed yet")
 
 
+def test_a_subscriber_who_is_named_gets_the_link_too(mail, service, smtp, tmp_path):
+    listed = Subscriptions(service.data)
+    listed.confirm(subscribe(listed, "ada@example.org"))
+    options = [
+        "--host",
+        "127.0.0.1",
+        "--port",
+        mail.port,
+        "--security",
+        "none",
+        "--sender",
+        smtp.sender,
+        "--data",
+        "data",
+    ]
+    since = ["--since", "2026-04-01", "--to", "ben@example.org", "--to", "ada@example.org"]
+    done = run_ken("papers", "digest", *since, *options, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("ken: subscribers need a link to unsubscribe; give --url")
+    done = run_ken("papers", "digest", *since, *options, "--url", smtp.url, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert mail.recipients == ["ben@example.org", "ada@example.org"]
+    assert [came["List-Unsubscribe-Post"] for came in mail.mails] == [None, "List-Unsubscribe=One-Click"]
+
+
 def test_opening_a_link_does_nothing(web, mail, service):
     """Mail scanners open every link they find."""
     web.post("/subscribe", data={"address": "ada@example.org"})

@@ -20,6 +20,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ken.core.errors import BadInput, Unsupported
+from ken.core.files import lock_file
 from ken.papers.paper import Entry, Paper
 
 OWN = Path("papers.toml")
@@ -90,7 +91,7 @@ def add_own(entry: Entry, path: Path = OWN) -> Entry:
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
-            _lock(handle)
+            lock_file(handle)
             there = own_entries(path).values()
             for e in there:
                 if entry.arxiv == e.arxiv:
@@ -126,15 +127,6 @@ def _table(entry: Entry) -> str:
     words = entry.model_dump(exclude={"slug"})
     kept = {n: v for n, v in words.items() if v not in ("", None) or n in ("inside", "outside", "signal")}
     return f"[{entry.slug}]\n" + "".join(f"{name} = {_toml(value)}\n" for name, value in kept.items())
-
-
-def _lock(handle: int) -> None:
-    """Wait for the file; it is let go when it is closed."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: that nobody adds two papers at once is left to the user
-        return
-    fcntl.flock(handle, fcntl.LOCK_EX)
 
 
 def _toml(value: str | int) -> str:
