@@ -26,8 +26,9 @@ from aiosmtpd.smtp import AuthResult, Envelope, LoginPassword, Session
 class MailServer:
     """What came in, and what is refused.
 
-    refused: replies to recipients by address. senders: replies to senders. drop: called with the number of mails taken
-    so far, before one is; True breaks the connection off instead. hold: every mail waits here for its turn to be taken.
+    refused: replies to recipients by address. senders: replies to senders. spam: the reply to every mail.
+    drop: called with the number of mails taken so far, before one is; True breaks the connection off instead.
+    hold: every mail waits here for its turn to be taken.
     """
 
     port: int = 0
@@ -36,6 +37,7 @@ class MailServer:
     logins: list[tuple[str, str]] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
     senders: dict[str, str] = field(default_factory=dict)
+    spam: str = ""
     encrypted: list[bool] = field(default_factory=list)
     drop: Callable[[int], bool] = lambda taken: False
     came: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
@@ -67,6 +69,8 @@ class MailServer:
         if self.drop(len(self.mails)):
             server.transport.abort()
             return "421 Goodbye"
+        if self.spam:
+            return self.spam
         if self.hold is not None:
             self.came.release()
             await server.loop.run_in_executor(None, self.hold.acquire)

@@ -204,6 +204,19 @@ def test_a_refused_recipient_keeps_nobody_else_from_theirs_and_gets_it_later(mai
     assert mail.recipients == ["ada@example.org", "cyd@example.org", "ben@example.org"]
 
 
+def test_mail_that_is_refused_for_what_it_says_is_sent_later(mail, journal, results):
+    mail.spam = "554 looks like advertisement"
+    found = sent_to(PEOPLE, journal, local(mail), results)
+    assert all("refuses the mail (554 looks like advertisement)" in item.problem for item in found)
+    mail.spam = "421 too busy"  # and the server hangs up
+    assert all(
+        "refuses the mail (421 too busy)" in item.problem for item in sent_to(PEOPLE, journal, local(mail), results)
+    )
+    mail.spam = ""
+    assert not any(item.problem for item in sent_to(PEOPLE, journal, local(mail), results))
+    assert mail.recipients == list(PEOPLE)
+
+
 def test_a_connection_that_breaks_is_opened_again_and_what_cannot_be_sent_is_sent_later(mail, journal, results):
     broken: list[int] = []
     mail.drop = lambda taken: not broken.append(taken) and len(broken) in (2, 4, 5)  # ben's first try, then cyd's two
