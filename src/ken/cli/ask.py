@@ -74,6 +74,10 @@ def ask(  # noqa: PLR0917 (typer reads the options from the signature)
             show_trace(console, trajectory)
         elif trajectory.error is None:
             show_answer(console, trajectory)
+    if mcp and not trace:
+        for step in trajectory.steps:
+            if step.kind == "observation" and step.error:  # an answer without a tool that was asked for
+                typer.echo(f"ken: {' '.join(plain(step.note).split())}", err=True)
     if trajectory.error is not None:
         typer.echo(f"ken: {' '.join(plain(trajectory.error).split())}", err=True)
         raise typer.Exit(1)

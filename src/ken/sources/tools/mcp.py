@@ -172,6 +172,8 @@ class McpServer:
                 return connection, await asyncio.shield(connection.ready)
         except TimeoutError:
             raise await self._down(connection, f"did not start within {self.start_seconds:g} s") from None
+        except FileNotFoundError:
+            raise await self._down(connection, f"did not start (there is no command {self.command[0]!r})") from None
         except Exception as error:
             raise await self._down(connection, f"did not start ({_line(error)})") from error
 
