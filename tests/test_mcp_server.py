@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -301,6 +302,20 @@ def test_over_stdio_it_ends_with_its_client_and_writes_nothing_but_messages(argu
     assert done.returncode == 0, done.stderr
     messages = [json.loads(line) for line in done.stdout.splitlines()]
     assert any(message.get("id") == 1 and message["result"]["serverInfo"]["name"] == "ken" for message in messages)
+
+
+def test_ctrl_c_ends_it_while_its_client_is_silent(arguments: list[str]) -> None:
+    process = subprocess.Popen(
+        arguments, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write('{"jsonrpc": "2.0", "id": 1, "method": "ping"}\n')
+    process.stdin.flush()
+    assert json.loads(process.stdout.readline())["result"] == {}
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == -signal.SIGINT
+    assert process.communicate()[1] == ""
 
 
 def post(url: str, **headers: str) -> int:

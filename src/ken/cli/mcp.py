@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -83,4 +84,6 @@ def mcp(  # noqa: PLR0917 (typer reads the options from the signature)
             queue=service.queue,
         )
     else:
+        # Ctrl-C ends it at once: the SDK would wait for a thread that waits for the next line of input.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         anyio.run(server.run_stdio_async)
