@@ -18,6 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from browser import chromium, launched, served  # noqa: F401 (fixtures)
 from hypothesis import settings
 
 import ken.models

@@ -1,0 +1,168 @@
+"""Debian's chromium, driven by playwright, on a running server: for tests of the web pages.
+
+The fixtures are known everywhere (conftest.py imports them):
+
+    def test_the_page_greets(chromium, served):
+        address = served(Service([model]), ...)
+        page = chromium.page(address + "/ask")
+
+`served` runs the application in a thread, so that a test can hold and release what its models say. `ken_serve` runs the
+real `ken serve` in a process. A page that logs an error, breaks the content security policy, or asks any other machine
+for anything fails its test.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import pytest
+from capitals import command, environment
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+    from ken.serving.service import Service
+
+DESK, PHONE = (1280, 900), (390, 844)
+SECONDS = 30  # most that anything on a page may take on a busy machine; conditions end the wait as soon as they hold
+
+
+@dataclass
+class Chromium:
+    """A running browser. Pages live in contexts of their own, as if opened by different people."""
+
+    browser: Browser
+    opened: list[Page] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def page(
+        self,
+        address: str,
+        *,
+        size: tuple[int, int] = DESK,
+        scheme: Literal["light", "dark"] = "light",
+        script: bool = True,
+    ) -> Page:
+        """A new page at `address`."""
+        context = self.browser.new_context(
+            viewport={"width": size[0], "height": size[1]},
+            color_scheme=scheme,
+            java_script_enabled=script,
+            reduced_motion="reduce",
+            accept_downloads=True,
+        )
+        context.set_default_timeout(SECONDS * 1000)
+        page = context.new_page()
+        page.on("console", lambda message: self._log(message.type, message.text))
+        page.on("pageerror", lambda error: self.problems.append(f"script: {error}"))
+        page.on("request", lambda request: self._asked(request.url))
+        self.opened.append(page)
+        page.goto(address)
+        return page
+
+    def close_pages(self) -> list[str]:
+        """Close what was opened since the last call; what went wrong on it."""
+        for page in self.opened:
+            page.context.close()
+        self.opened.clear()
+        problems, self.problems = self.problems, []
+        return problems
+
+    def _log(self, kind: str, text: str) -> None:
+        # A refusal (4xx) is an answer that pages show, although chromium logs it.
+        if kind == "error" and not re.search(r"status of 4\d\d", text):
+            self.problems.append(f"console: {text}")
+
+    def _asked(self, url: str) -> None:
+        if not url.startswith(("http://127.0.0.1:", "data:", "blob:", "about:")):
+            self.problems.append(f"asked another machine: {url}")
+
+
+@pytest.fixture(scope="module")
+def launched() -> Iterator[Browser]:
+    """One browser a module: playwright keeps an event loop in this thread, in which others could not run theirs."""
+    executable = shutil.which("chromium") or shutil.which("chromium-browser")
+    if executable is None:
+        pytest.skip("these tests drive chromium; install it, for example with: apt install chromium")
+    api = pytest.importorskip("playwright.sync_api", reason="install with: pip install 'ken[dev]'")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def chromium(launched: Browser) -> Iterator[Chromium]:
+    """A browser whose pages must be without faults when the test ends."""
+    chromium = Chromium(launched)
+    yield chromium
+    assert chromium.close_pages() == []
+
+
+@pytest.fixture
+def served() -> Iterator[Callable[[Service], str]]:
+    """A function that serves a `Service` until the test ends, and returns its address."""
+    with ExitStack() as stack:
+        yield lambda service: stack.enter_context(serving(service))
+
+
+@contextmanager
+def serving(service: Service) -> Iterator[str]:
+    """The application over `service` on loopback, in a thread; yields its address."""
+    import uvicorn
+
+    from ken.serving.app import create_app
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = uvicorn.Server(
+            uvicorn.Config(create_app(service), log_level="warning", timeout_graceful_shutdown=3, lifespan="on")
+        )
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="serving", daemon=True)
+        thread.start()  # the socket listens already: what is asked before the server is up waits there
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(SECONDS)
+            assert not thread.is_alive(), "the server did not end"
+
+
+@contextmanager
+def ken_serve(*arguments: object, cwd: Path, **changes: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """The real `ken serve` on a free port; yields its address and its process. Ends it with Ctrl-C."""
+    process = subprocess.Popen(
+        command("serve", "--port", 0, *arguments),
+        cwd=cwd,
+        env=environment(**changes),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        said = ""
+        for line in process.stdout:
+            said += line
+            if match := re.search(r"http://[\w.:\[\]]+?:\d+", line):
+                yield match[0], process
+                return
+        assert process.stderr is not None
+        raise AssertionError(f"ken serve did not start: {said}{process.stderr.read()}")
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+        try:
+            process.communicate(timeout=SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
