@@ -111,6 +111,13 @@ def test_arguments_that_do_not_fit_are_not_sent(content: str, problem: str) -> N
     assert "\n" not in note.note
 
 
+@pytest.mark.parametrize("content", ["", " ", "{}"])
+def test_a_tool_without_arguments_is_called_with_none(content: str) -> None:
+    trajectory, model = attempt(f"<now>{content}</now>", ANSWERS, servers=[stub("no arguments")])
+    assert [note.note for note in notes(trajectory)] == ["given {}"]
+    assert "To use now, write {} between <now> and </now>." in model.calls[0].prompt
+
+
 CALLS: dict[str, tuple[str, str]] = {
     "hangs in a call": ("did not answer within 0.5 s", "slow"),
     "says nothing": ("did not answer within 0.5 s", "slow"),
@@ -431,6 +438,23 @@ def test_a_server_elsewhere_that_misbehaves_costs_the_call(name: str) -> None:
     assert note.error
     assert "\n" not in note.note
     assert (trajectory.answer, trajectory.error) == ("done", None)
+
+
+def test_a_server_elsewhere_that_flooded_once_is_asked_again() -> None:
+    calls: list[str] = []
+
+    def reply(handler: BaseHTTPRequestHandler, request: dict[str, Any]) -> None:
+        calls.append(request["method"])
+        if request["method"] == "tools/call" and calls.count("tools/call") == 1:
+            _for_ever(handler, "application/json", b"x" * 2**20)
+        else:
+            reply_well(handler, request)
+
+    with replying(reply) as address:
+        trajectory, _ = attempt(ECHOES, ECHOES, ANSWERS, servers=[address])
+    first, second = notes(trajectory)
+    assert "ended in the middle of the call; it sent more than 32 MB" in first.note
+    assert second.note == "you said Lima"
 
 
 def test_a_server_elsewhere_that_works_or_is_not_there() -> None:

@@ -59,7 +59,10 @@ class McpTool(Tool):
         return f"{problem}; {self.usage}"
 
     def read(self, content: str) -> Arguments:
-        """A JSON object is the arguments; other text is the one argument of a tool that needs a single text."""
+        """A JSON object is the arguments; other text is the one argument of a tool that needs a single text, and
+        nothing is none."""
+        if not content and not _required(self.parameters):
+            return {}
         try:
             given = json.loads(content)
         except (ValueError, RecursionError):
@@ -146,14 +149,17 @@ class McpServer:
         try:
             async with asyncio.timeout(self.call_seconds):
                 result = await client.call_tool(name, dict(arguments))
-        except TimeoutError:  # it may only be slow, and others may wait for it too
-            raise SourceError(f"the MCP server {self.name!r} did not answer within {self.call_seconds:g} s") from None
-        except MCPError as error:
-            if error.code == CONNECTION_CLOSED:
+        except Exception as error:  # it may send anything, and the SDK raises what it then meets
+            code = error.code if isinstance(error, MCPError) else None
+            if code == CONNECTION_CLOSED or connection.conduct.problem:
                 raise await self._down(connection, "ended in the middle of the call") from None
-            return ToolResult(f"{ERROR} {cut(_line(error), DESCRIPTION)}", ok=False, down=error.code != INVALID_PARAMS)
-        except Exception as error:
-            raise SourceError(f"the MCP server {self.name!r} sent what is no result ({_line(error)})") from error
+            if code is not None:
+                return ToolResult(f"{ERROR} {cut(_line(error), DESCRIPTION)}", ok=False, down=code != INVALID_PARAMS)
+            if isinstance(error, TimeoutError):  # it may only be slow, and others may wait for it too
+                problem = f"did not answer within {self.call_seconds:g} s"
+            else:
+                problem = f"sent what is no result ({_line(error)})"
+            raise SourceError(f"the MCP server {self.name!r} {problem}") from error
         text = cut(as_text(result), MOST_CHARACTERS)
         return ToolResult(f"{ERROR} {text}", ok=False) if result.is_error else ToolResult(text)
 
@@ -181,7 +187,9 @@ class McpServer:
         """The error of a connection that is of no more use; it is ended, so that the next call starts another."""
         await self._drop(connection)
         account = connection.conduct.account()
-        return SourceError(f"the MCP server {self.name!r} {problem}" + (f"; {account}" if account else ""))
+        return SourceError(
+            f"the MCP server {self.name!r} {problem}" + (f"; {account}" if account and account not in problem else "")
+        )
 
     async def _drop(self, connection: _Connection) -> None:
         if self._connection is connection:
