@@ -183,6 +183,10 @@ def test_the_protocol_of_add_a_source_is_that_of_ken_retrieve(practised: Reader)
     assert found["score"] == pytest.approx(shown["score"], abs=0.1)
 
 
+def test_the_papers_feed(reader: Reader) -> None:
+    assert reader.read("papers-feed.md") == 2
+
+
 @pytest.mark.slow
 def test_add_a_paper(practised: Reader) -> None:
     (strategy,) = (b for b in blocks("add-a-strategy.md") if b.title == "agree.py")

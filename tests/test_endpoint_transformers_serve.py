@@ -126,3 +126,20 @@ def test_the_lab_model_behind_it_answers_as_it_does_in_this_process(lab_server):
     assert served.usage.completion_tokens == local.usage.completion_tokens
     assert served.usage.prompt_tokens == local.usage.prompt_tokens
     assert len({g.text for g in samples}) > 1, "samples at temperature 1 differ"
+
+
+@pytest.mark.parametrize("stop", [(), ("word",)])
+def test_a_streamed_answer_is_the_answer_in_one_piece(transformers_server, stop):
+    pieces: list[str] = []
+
+    async def run(model: EndpointModel) -> tuple[Generation, Generation]:
+        how = Sampling(max_tokens=24, stop=stop)
+        [streamed] = await model.generate([Message("user", "word3 word7")], sampling=how, on_text=pieces.append)
+        [whole] = await model.generate([Message("user", "word3 word7")], sampling=how)
+        return streamed, whole
+
+    streamed, whole = with_model(transformers_server, run)
+    assert streamed.text == "".join(pieces) == whole.text
+    assert (streamed.ended, streamed.usage.completion_tokens) == (whole.ended, whole.usage.completion_tokens)
+    assert streamed.usage.prompt_tokens == whole.usage.prompt_tokens
+    assert len(pieces) > 1

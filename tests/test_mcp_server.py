@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -118,6 +119,7 @@ def test_a_client_asks_searches_and_audits(connect: Connect) -> None:
         assert search["query"] == "capital of Cuba"
         assert search["passages"] == [source["id"] for source in looked_up["sources"]]
         assert looked_up["sources"][0]["text"] == "The capital of Cuba is Havana."
+        assert looked_up["citations"] == ["cuba"]
         assert len(looked_up["sources"]) == 2
         assert json.loads(text_of(result)) == looked_up, "for clients that read only text"
         assert told[:3] == ["the model does not know", "searches for capital of Cuba", "2 passages found"]
@@ -238,9 +240,9 @@ def test_a_model_that_is_down_is_a_tool_error_and_one_that_is_given_up_is_left_a
             assert "answered 401 (no such key); the API key is wrong or missing" in text_of(result)
 
         upstream.plan = lambda number, payload: Stream(("<assess",), then="hang") if payload.get("stream") else Hang()
-        before = upstream.disconnects
+        before, asked = upstream.disconnects, len(upstream.requests)
         call = asyncio.create_task(client.call_tool("ask", {"question": "What is the capital of Peru?"}))
-        assert await asyncio.to_thread(upstream.wait_until, lambda: upstream.in_flight == 1)
+        assert await asyncio.to_thread(upstream.wait_until, lambda: len(upstream.requests) > asked)
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
@@ -302,6 +304,20 @@ def test_over_stdio_it_ends_with_its_client_and_writes_nothing_but_messages(argu
     assert any(message.get("id") == 1 and message["result"]["serverInfo"]["name"] == "ken" for message in messages)
 
 
+def test_ctrl_c_ends_it_while_its_client_is_silent(arguments: list[str]) -> None:
+    process = subprocess.Popen(
+        arguments, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write('{"jsonrpc": "2.0", "id": 1, "method": "ping"}\n')
+    process.stdin.flush()
+    assert json.loads(process.stdout.readline())["result"] == {}
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == -signal.SIGINT
+    assert process.communicate()[1] == ""
+
+
 def post(url: str, **headers: str) -> int:
     headers = {"Accept": "application/json, text/event-stream", **{k.replace("_", "-"): v for k, v in headers.items()}}
     ping = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
@@ -309,7 +325,7 @@ def post(url: str, **headers: str) -> int:
 
 
 def test_pages_of_other_sites_are_refused(address: str) -> None:
-    assert post(address, Host="evil.example") == 421
+    assert post(address, Host="evil.example") == 403
     assert post(address, Origin="http://evil.example") == 403
     assert post(address, Origin="null") == 403
 
@@ -341,7 +357,7 @@ def test_a_key_opens_it_and_nothing_else_does(arguments: list[str]) -> None:
     [
         ([], "there is nothing to serve"),
         (["--index", "http://localhost:1", "--http", "--host", "0.0.0.0"], "without a key only this machine may ask"),
-        (["--index", "http://localhost:1", "--http", "--api-key", ""], "an API key is empty"),
+        (["--index", "http://localhost:1", "--http", "--api-key", ""], "an API key has at least 8 characters"),
         (["--index", "nowhere"], "nowhere"),
         (["--model", "openai"], "openai"),
         (["--index", "name="], "names nothing"),

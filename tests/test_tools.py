@@ -104,7 +104,7 @@ def test_training_stops_when_a_tool_is_down_in_more_than_a_twentieth_of_its_call
 def test_a_schema_is_what_function_calling_models_are_told() -> None:
     schema = Arithmetic().schema
     assert schema["function"]["name"] == "code"
-    assert schema["function"]["parameters"]["required"] == [Arithmetic().content] == ["code"]
+    assert schema["function"]["parameters"]["required"] == ["code"] == list(Arithmetic().read("1 + 1"))
 
 
 @given(st.text(max_size=300), st.integers(50, 100))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ def ask(
     strategy: str | Strategy = "adaptive",
     top_k: int = 3,
     sampling: Sampling = Sampling(),
+    mcp: Sequence[str] = (),
     **model_options: Any,
 ) -> Trajectory:
     """Answer a question and say how: the trajectory holds the decision, the searches, the passages and the answer.
@@ -31,12 +33,20 @@ def ask(
         `model_options` (base_url, api_key, device, …) go with a spec.
     index: a folder with an index, the URL of a /retrieve service, an `Index` or a `Retriever`; not needed for "direct".
     strategy: "direct", "rag", "search", "adaptive", or a `Strategy`. top_k: passages per search, ≥ 1.
+    mcp: servers whose tools the strategy "tools" may use beside its own: command lines or http(s) addresses.
 
     Raises `BadInput` for what cannot work as given. A model that does not answer gives a trajectory with `error` set.
     """
     return run(
         ask_async(
-            question, model=model, index=index, strategy=strategy, top_k=top_k, sampling=sampling, **model_options
+            question,
+            model=model,
+            index=index,
+            strategy=strategy,
+            top_k=top_k,
+            sampling=sampling,
+            mcp=mcp,
+            **model_options,
         )
     )
 
@@ -49,11 +59,23 @@ async def ask_async(
     strategy: str | Strategy = "adaptive",
     top_k: int = 3,
     sampling: Sampling = Sampling(),
+    mcp: Sequence[str] = (),
     **model_options: Any,
 ) -> Trajectory:
     """`ask` as a coroutine."""
     from ken.agents import load_strategy
 
+    if mcp:
+        return await _ask_with_tools(
+            question,
+            model=model,
+            index=index,
+            strategy=strategy,
+            top_k=top_k,
+            sampling=sampling,
+            mcp=mcp,
+            **model_options,
+        )
     chosen = load_strategy(strategy) if isinstance(strategy, str) else strategy
     asked = as_question(question)
     if not isinstance(model, str | Model):
@@ -73,6 +95,22 @@ async def ask_async(
             await loaded.close()
         if sources.search is not None and sources.search is not index:
             await sources.search.close()
+
+
+async def _ask_with_tools(
+    question: str | Question, *, index: object, strategy: str | Strategy, mcp: Sequence[str], **how: Any
+) -> Trajectory:
+    """`ask_async` with the tools of MCP servers, which run as long as it takes."""
+    from ken.agents.tools import RESERVED, ToolLoop
+    from ken.sources.tools.mcp import open_mcp_tools
+
+    if strategy != ToolLoop.name:
+        raise BadInput(f"only the strategy {ToolLoop.name!r} can use MCP servers; choose it, or leave them out")
+    if isinstance(mcp, str):
+        raise BadInput("mcp is a list of servers; put the one that you have into a list")
+    async with open_mcp_tools(mcp, taken=RESERVED) as found:
+        loop = ToolLoop(search=index is not None, more=found.tools, problems=found.problems)
+        return await ask_async(question, index=index, strategy=loop, **how)
 
 
 def as_question(question: str | Question) -> Question:

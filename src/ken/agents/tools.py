@@ -13,11 +13,15 @@ from ken.agents.protocol import escape, parse_thoughts
 from ken.agents.strategy import Strategy
 from ken.core import Answer, BadInput, Malformed, Observation, Step, ToolCall
 from ken.models import Generation, Instruction
+from ken.sources.tools.mcp import McpTool
 from ken.sources.tools.python import PythonTool
 from ken.sources.tools.search_tool import NOTHING, snippet
 from ken.sources.tools.tool import ERROR, Tool, Toolbox, ToolResult, cut
 
 SEARCH, CODE = "search", "code"
+RESERVED = (SEARCH, CODE, "think", "answer", "response", "information", "assessment")
+"""Tags that mean something already; a tool of others goes by another name."""
+
 _MARKS = re.compile(r"(\[(?:ERROR|WARNING)\])")
 
 _CALLS = {
@@ -43,13 +47,15 @@ _ESTIMATED = ["<think>545,923 / 100.05 is about 5,457.</think>"]
 _ANSWERED = ["<answer>5457</answer>"]
 
 
-def tool_instruction(*, search: bool, code: bool) -> Instruction:
+def tool_instruction(*, search: bool, code: bool, more: Sequence[McpTool] = ()) -> Instruction:
     """The prompt for the tools that are enabled: role, numbered rules, and one worked example (card 22, Transcript
-    grammar)."""
-    enabled = [tag for tag, on in ((SEARCH, search), (CODE, code)) if on]
+    grammar). more: tools of others, whose descriptions are escaped: they are told, not obeyed."""
+    own = [tag for tag, on in ((SEARCH, search), (CODE, code)) if on]
+    enabled = [*own, *(tool.name for tool in more)]
     rules = [
         "Reason between <think> and </think>, as often as you like.",
-        *(_CALLS[tag] for tag in enabled),
+        *(_CALLS[tag] for tag in own),
+        *map(_call_of, more),
         *([_RETURNS, "Use a tool only where your own knowledge and reasoning do not suffice."] if enabled else []),
         "When you are done, give the answer itself, as short as possible and without explanation, between <answer> and "
         "</answer>. Write nothing outside of these tags.",
@@ -65,6 +71,11 @@ def tool_instruction(*, search: bool, code: bool) -> Instruction:
     numbered = [f"{number}. {rule}" for number, rule in enumerate(rules, start=1)]
     text = "\n".join([role, *numbered, "", "For example:", *example])
     return Instruction(text=text, token=f"<tools_{'_'.join(enabled) or 'none'}>")
+
+
+def _call_of(tool: McpTool) -> str:
+    about = f" ({escape(tool.description).rstrip('.')})" if tool.description else ""
+    return f"To use {tool.name}{about}, {escape(tool.usage)} between <{tool.name}> and </{tool.name}>."
 
 
 def invalid_call(enabled: Sequence[str]) -> Instruction:
@@ -90,7 +101,9 @@ class ToolLoop(Strategy):
     """Think, search, compute and read, for up to `max_turns` turns; then one last turn with the tools off.
 
     search, code: which tools are enabled; the prompt follows (the four variants are the paper's ablations).
-    interpreter: what runs the code, by default sandboxed Python. budget: most calls of one tool in an attempt, by tag.
+    interpreter: what runs the code, by default sandboxed Python. more: tools of MCP servers, each with a tag of its own
+    name (`ken.sources.tools.mcp.open_mcp_tools`); problems: why others are missing, noted in every attempt.
+    budget: most calls of one tool in an attempt, by tag.
     characters: of an observation, head and tail kept. Searches go to the sources; how many passages they show is
     `Sources.top_k`. `tools` counts all calls; ask it (`tools.check()`) whether the tools are up.
 
@@ -107,6 +120,8 @@ class ToolLoop(Strategy):
         search: bool = True,
         code: bool = True,
         interpreter: Tool | None = None,
+        more: Sequence[McpTool] = (),
+        problems: Sequence[str] = (),
         max_turns: int = 4,
         budget: Mapping[str, int] | None = None,
         characters: int = 8192,
@@ -115,9 +130,10 @@ class ToolLoop(Strategy):
             raise BadInput(f"max_turns is {max_turns}; the tool loop needs at least one turn")
         if interpreter is not None and interpreter.name != CODE:
             raise BadInput(f"the interpreter is called {interpreter.name!r}; the tag is <code>, so name it 'code'")
-        self.tools = Toolbox([interpreter or PythonTool()] if code else [])
-        self.enabled = tuple(tag for tag, on in ((SEARCH, search), (CODE, code)) if on)
-        self.instruction = tool_instruction(search=search, code=code)
+        self.tools = Toolbox([*([interpreter or PythonTool()] if code else []), *more])
+        self.problems = tuple(problems)
+        self.enabled = (*(tag for tag, on in ((SEARCH, search), (CODE, code)) if on), *(tool.name for tool in more))
+        self.instruction = tool_instruction(search=search, code=code, more=more)
         self.needs_search = search  # type: ignore[misc]  # of this variant
         self.max_turns, self.characters, self.budget = max_turns, characters, dict(budget or {})
         for tool in self.tools.tools.values():
@@ -129,6 +145,8 @@ class ToolLoop(Strategy):
 
     async def solve(self, attempt: Attempt) -> None:
         attempt.begin(self.instruction, escape(attempt.question.text))
+        for problem in self.problems:
+            attempt.steps.append(Observation(note=problem, error=True))
         calls: Counter[str] = Counter()
         for _ in range(self.max_turns):
             tag, content = await self._turn(attempt)
@@ -179,9 +197,9 @@ class ToolLoop(Strategy):
         return result
 
     async def _run(self, attempt: Attempt, tag: str, content: str) -> ToolResult:
-        parameter = self.tools.tools[tag].content
-        attempt.steps.append(ToolCall(name=tag, arguments={parameter: content}))
-        result = await self.tools.call(tag, {parameter: content})
+        arguments = self.tools.tools[tag].read(content)
+        attempt.steps.append(ToolCall(name=tag, arguments=dict(arguments)))
+        result = await self.tools.call(tag, arguments)
         # An error is the environment's failure; what the code did wrong is only an observation.
         attempt.steps.append(Observation(note=result.text, error=result.down))
         return result

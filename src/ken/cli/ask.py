@@ -33,6 +33,12 @@ def ask(  # noqa: PLR0917 (typer reads the options from the signature)
     temperature: options.Temperature = 0.0,
     max_tokens: options.MaxTokens = 512,
     seed: options.Seed = 0,
+    mcp: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COMMAND|URL", help="For --strategy tools: an MCP server whose tools may be used; may be repeated."
+        ),
+    ] = None,
 ) -> None:
     """Answer a question over your documents, searching only when the model does not know, and say why."""
     if not question.strip():
@@ -50,6 +56,7 @@ def ask(  # noqa: PLR0917 (typer reads the options from the signature)
         strategy=strategy,
         top_k=top_k,
         sampling=options.sampling(temperature, max_tokens, seed),
+        mcp=mcp or (),
         **options.given(
             base_url=base_url, api_key=api_key, device=device, timeout=timeout, control_tokens=control_tokens
         ),
@@ -67,6 +74,10 @@ def ask(  # noqa: PLR0917 (typer reads the options from the signature)
             show_trace(console, trajectory)
         elif trajectory.error is None:
             show_answer(console, trajectory)
+    if mcp and not trace:
+        for step in trajectory.steps:
+            if step.kind == "observation" and step.error:  # an answer without a tool that was asked for
+                typer.echo(f"ken: {' '.join(plain(step.note).split())}", err=True)
     if trajectory.error is not None:
         typer.echo(f"ken: {' '.join(plain(trajectory.error).split())}", err=True)
         raise typer.Exit(1)

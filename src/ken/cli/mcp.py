@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -27,7 +28,8 @@ def mcp(  # noqa: PLR0917 (typer reads the options from the signature)
     api_key: Annotated[
         list[str] | None,
         typer.Option(
-            envvar="KEN_API_KEY", help="For --http: the key that clients send; may be repeated. Default: $KEN_API_KEY."
+            metavar="KEY",
+            help="For --http: clients must show it; may be repeated. Default: $KEN_API_KEY (spaces between several).",
         ),
     ] = None,
     results: Annotated[Path, typer.Option(help="Folder of the papers' results.")] = Path("results"),
@@ -56,6 +58,7 @@ def mcp(  # noqa: PLR0917 (typer reads the options from the signature)
     try:
         import anyio
 
+        from ken.serving.access import keys_of
         from ken.serving.listen import listen
         from ken.serving.mcp_server import create_http_app, create_server
         from ken.serving.service import Service
@@ -73,11 +76,14 @@ def mcp(  # noqa: PLR0917 (typer reads the options from the signature)
     server = create_server(service)
     if http:
         listen(
-            create_http_app(server, host=host, keys=api_key or ()),
+            create_http_app(server, host=host, keys=keys_of(api_key)),
             host=host,
             port=port,
             what="Ken's MCP server",
             path="/mcp",
+            queue=service.queue,
         )
     else:
+        # Ctrl-C ends it at once: the SDK would wait for a thread that waits for the next line of input.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         anyio.run(server.run_stdio_async)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import json
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -20,12 +19,10 @@ from mcp.server.mcpserver.exceptions import (
 from mcp.server.transport_security import TransportSecuritySettings
 from mcp_types import ToolAnnotations
 from pydantic import BaseModel, Field, ValidationError
-from starlette.datastructures import Headers
-from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 import ken
-from ken.agents import STRATEGIES, load_strategy
+from ken.agents import STRATEGIES
 from ken.agents.ask import as_question
 from ken.agents.watch import Watch
 from ken.auditing.api import STRATEGIES as AUDITED
@@ -48,6 +45,9 @@ from ken.core.errors import KenError
 from ken.metrics import SearchUse, solve_rate
 from ken.papers.catalogue import entries, entry, rows
 from ken.papers.results import read_results
+from ken.serving.access import Access, Door, check_host
+from ken.serving.citations import citations
+from ken.serving.keys import Keys
 from ken.serving.service import Ask, Service
 from ken.sources import Sources
 from ken.sources.search.retriever import IndexRetriever
@@ -100,6 +100,7 @@ class Asked(BaseModel):
     confidence: float | None = Field(description="Its probability that it knows, if the model gives one.")
     rationale: str = Field(description="Why it decided so.")
     searches: list[SearchMade]
+    citations: list[str] = Field(description="The ids of those sources that hold the words of the answer.")
     sources: list[Source] = Field(description="Every passage that the model was shown, once.")
 
 
@@ -338,6 +339,7 @@ def _asked(t: Trajectory) -> Asked:
             SearchMade(query=step.query, passages=found[place] if place < len(found) else [])  # the last was cut off
             for place, step in enumerate(t.searches)
         ],
+        citations=[citation.id for citation in citations(t)],
         sources=[_source(passage) for passage in t.passages],
     )
 
@@ -367,7 +369,7 @@ async def _audit(
     question = Question(id="audit", text=as_question(text).text, answers=golds)
     model, retriever = service.model(spec), await service.retriever(index)
     chosen = [
-        load_strategy(name)
+        service.strategy(name)
         for name in dict.fromkeys([DIRECT, *(AUDITED if strategies is None else strategies)])
         if strategies is not None or retriever is not None or name == DIRECT
     ]
@@ -391,7 +393,8 @@ async def _audit(
         made.append(trajectory)
         return True
 
-    await attempt_all(jobs, model, Sources(search=retriever, top_k=settings.top_k), keep)
+    async with service.queue.place():
+        await attempt_all(jobs, model, Sources(search=retriever, top_k=settings.top_k), keep)
     errors = [t.error for t in made if t.error is not None]
     if len(errors) == len(made):
         raise SourceError(errors[0])
@@ -458,43 +461,15 @@ def create_http_app(server: KenServer, *, host: str, keys: Sequence[str] = ()) -
     """The server over streamable HTTP at `/mcp`, for an address that it listens on.
 
     keys: any of them opens it (`Authorization: Bearer KEY`). Without one it serves this machine only, and requests that
-    name another host are refused: a page of another site could give its name this machine's address.
-    Raises `BadInput` for an address that others can reach when there is no key.
+    name another host or come from a page of another site are refused, here and by the SDK.
+    Raises `BadInput` for an address that others can reach when there is no key, or for a key that cannot be used.
     """
-    if not keys and host not in LOOPBACK:
-        raise BadInput(
-            f"without a key only this machine may ask, so Ken does not listen on {host}; give --api-key KEY, or leave "
-            "--host at 127.0.0.1"
-        )
+    check_host(host, keys)
     names = ("127.0.0.1", "localhost", "[::1]")
     security = TransportSecuritySettings(
         enable_dns_rebinding_protection=not keys,
-        allowed_hosts=[f"{name}:*" for name in names],
+        allowed_hosts=[*names, *(f"{name}:*" for name in names)],
         allowed_origins=[f"http://{name}:*" for name in names],
     )
-    app: ASGIApp = server.streamable_http_app(host=host, transport_security=security)
-    return _Keyed(app, keys) if keys else app
-
-
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
-
-
-class _Keyed:
-    """Lets in who has a key. Raises `BadInput` for a key that is empty."""
-
-    def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
-        if not all(key.strip() for key in keys):
-            raise BadInput("an API key is empty; `openssl rand -hex 24` makes a good one")
-        self.app, self.keys = app, [key.encode() for key in keys]
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            given = Headers(scope=scope).get("authorization", "")
-            scheme, _, key = given.partition(" ")
-            found = [hmac.compare_digest(key.strip().encode(), known) for known in self.keys]  # all: no early end
-            if scheme.lower() != "bearer" or not any(found):
-                problem = "the API key is " + ("wrong" if given else "missing; send it as `Authorization: Bearer KEY`")
-                refusal = JSONResponse({"error": problem}, 401, {"WWW-Authenticate": 'Bearer realm="Ken"'})
-                await refusal(scope, receive, send)
-                return
-        await self.app(scope, receive, send)
+    app = server.streamable_http_app(host=host, transport_security=security)
+    return Door(app, Access(keys=keys), Keys(keys), limit=None)

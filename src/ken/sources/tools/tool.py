@@ -58,10 +58,13 @@ class Tool(ABC):
         """Release processes and connections."""
         return
 
-    @property
-    def content(self) -> str:
-        """The parameter that the content of a tag stands for."""
-        return str(self.parameters["required"][0])
+    def misfit(self, arguments: Arguments) -> str:
+        """How `arguments` fail the schema; empty when they fit."""
+        return misfit(arguments, self.parameters)
+
+    def read(self, content: str) -> Arguments:
+        """The arguments that the content of a tag stands for; they may still not fit."""
+        return {str(self.parameters["required"][0]): content}
 
     @property
     def schema(self) -> dict[str, Any]:
@@ -107,7 +110,7 @@ class Toolbox:
             return ToolResult(f"{ERROR} there is no tool {name!r}; tools: {known}", ok=False)
         tool = self.tools[name]
         started = time.perf_counter()
-        if problem := misfit(arguments, tool.parameters):
+        if problem := tool.misfit(arguments):
             result = ToolResult(f"{ERROR} {problem}", ok=False)
         else:
             try:
