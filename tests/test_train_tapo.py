@@ -117,3 +117,17 @@ def test_what_was_trained_is_audited_with_its_tools(place: Path, capsys: pytest.
     finish(Trained(place, settings, model=place / "model"))
     said = " ".join(capsys.readouterr().out.split())
     assert f"ken audit --model hf/{place / 'model'} --index docs --top-k 1 --strategies tools --questions" in said
+
+
+def test_what_is_to_be_known_of_a_stage_is_said_at_the_end(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from ken.cli.train_progress import finish
+    from ken.papers.recipes import recipe_of
+    from ken.papers.train import Trained, TrainingRun
+    from ken.training.train import TrainingLog
+
+    settings = TrainingRun(paper="tapo", model="hf/x", index="", options=recipe_of("tapo").chosen({}).model_dump())
+    log = TrainingLog(history=[{"step": 1, "reward": 0.5}], notes=["level \x1b[2J'hard' [bold] was never reached"])
+    finish(Trained(place, settings, model=place / "model", logs={"tools": log}))
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("tools: 1 steps, reward 0.50 → 0.50")
+    assert said[1] == "tools: level 'hard' [bold] was never reached"
