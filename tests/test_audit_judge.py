@@ -70,10 +70,12 @@ def test_verdicts_are_kept_and_never_asked_for_twice(tmp_path: Path) -> None:
     report = audit(tmp_path / "a", judge_of())
     nobody = judge_of(lambda prompt: pytest.fail("all of it was judged, also what could not be read"))
     assert audit(tmp_path / "a", nobody) == report
+    with (tmp_path / "a" / VERDICTS).open("a") as file:
+        file.write('{"kind": "judge", "id": "edited"}\n{"kind": "judge", "id"')  # by hand, and torn by a kill
     before = (tmp_path / "a" / "audit.json").read_bytes()
     assert ken.rescore(tmp_path / "a") == report
     assert (tmp_path / "a" / "audit.json").read_bytes() == before
-    lines = [json.loads(line) for line in (tmp_path / "a" / VERDICTS).read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / "a" / VERDICTS).read_text().splitlines()[:-2]]
     assert {line["question"]: line["right"] for line in lines} == {
         f"What is the capital of {land}?": right
         for land, right in [("Kenya", True), ("Peru", None), *((x, False) for x in ("Egypt", "Cuba", "Nepal", "Ghana"))]

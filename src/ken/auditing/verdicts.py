@@ -85,11 +85,12 @@ def read_verdicts(out: Path, judge: str) -> Verdicts:
     failed: dict[str, str] = {}
     lines = JsonLines(out / VERDICTS)
     for record in lines.records():
-        if record.get("kind") != judge:
+        key, errors, right = record.get("id"), record.get("errors"), record.get("right")
+        if record.get("kind") != judge or not isinstance(key, str) or not isinstance(errors, list):
             continue
-        if record["errors"]:
-            failed[record["id"]] = record["errors"][0]
-        else:
-            said[record["id"]] = record["right"]
+        if errors:
+            failed[key] = str(errors[0])
+        elif isinstance(right, bool | None):
+            said[key] = right
     lines.close()
     return Verdicts(said, next((error for key, error in reversed(failed.items()) if key not in said), ""))
