@@ -28,6 +28,7 @@ from ken.auditing.log import Key, Place, read_attempt, read_log
 from ken.auditing.measure import AuditReport, measure
 from ken.auditing.outcomes import Outcome, outcomes
 from ken.auditing.run import Progress, run_audit
+from ken.auditing.verdicts import NO_VERDICTS, read_verdicts
 from ken.core import BadInput, KenError, Question, Sampling, Trajectory
 from ken.core.frozen import Frozen
 from ken.models import Model
@@ -320,4 +321,5 @@ def _read(run: Path) -> Shown | None:
     attempts = list(read_log(run / LOG, places=places).values())
     if not attempts:
         return None
-    return Shown(settings, measure(attempts, settings), outcomes(attempts, settings), places, run / LOG)
+    verdicts = read_verdicts(run, settings.judge) if settings.judge else NO_VERDICTS
+    return Shown(settings, measure(attempts, settings, verdicts), outcomes(attempts, settings), places, run / LOG)
