@@ -206,3 +206,17 @@ def test_ask(practised: Reader) -> None:
 @pytest.mark.slow
 def test_audit(practised: Reader) -> None:
     assert practised.read("audit.md") == 5
+
+
+@pytest.mark.slow
+def test_training(practised: Reader) -> None:
+    pytest.importorskip("trl", reason="needs the extra `train`")
+    assert practised.read("training.md") == 4
+    assert Path("my-run/model").is_dir()
+    assert Path("run/model").is_dir()
+
+
+@pytest.mark.slow
+def test_reproduce(reader: Reader) -> None:
+    pytest.importorskip("trl", reason="needs the extra `train`")
+    assert reader.read("reproduce.md") == 3
