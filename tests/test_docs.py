@@ -103,7 +103,7 @@ def test_every_public_name_is_in_the_reference(site: Path) -> None:
 
 
 @pytest.mark.skipif(not CHROMIUM.exists(), reason="needs Debian's chromium")
-def test_search_works_in_pages_opened_from_disk(site: Path) -> None:
+def test_pages_opened_from_disk_can_be_searched_and_their_commands_copied(site: Path) -> None:
     api = pytest.importorskip("playwright.sync_api")
     with api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
@@ -116,6 +116,8 @@ def test_search_works_in_pages_opened_from_disk(site: Path) -> None:
             found = page.locator(".md-search-result__item").first
             found.wait_for()
             assert "auroc" in found.inner_text().lower()
+            copied = page.locator(".language-console code").first.get_attribute("data-copy")
+            assert copied == "ken lab write factworld world\nken index build world/corpus.jsonl my-index"
             assert {url.partition(":")[0] for url in asked} <= {"file", "data", "blob"}
         finally:
             browser.close()
