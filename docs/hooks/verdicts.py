@@ -1,4 +1,4 @@
-"""How the claims stand, as `results/` has it when the site is built: a page shows it where it says `<!-- verdicts -->`."""
+"""How the claims stand, as `results/` has it when the site is built. A page shows it where it says `MARK`."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ def audit(
 
 def rescore(out: str | Path) -> AuditReport:
     """Measure the audit in `out` again from its trajectories, without calling a model, and rewrite audit.json and
-    audit.html.
+    audit.html. Raises `BadInput` for a folder that holds no audit, or one without trajectories yet.
     """
     settings = read_settings(Path(out))
     trajectories = list(read_log(Path(out) / LOG).values())
