@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib.util
+import json
 import os
 import re
 import shlex
@@ -11,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -94,6 +96,16 @@ def test_the_reference_lists_what_parameters_are(site: Path) -> None:
     assert {"model", "index", "strategy", "top_k"} <= set(named)
 
 
+def test_the_verdicts_are_those_of_the_results(pages: dict[Path, BeautifulSoup], site: Path) -> None:
+    rows = pages[site / "reproduce.html"].find("table").find_all("tr")[1:]
+    shown = {row.find_all("td")[-1].get_text(): [cell.get_text() for cell in row.find_all("td")[1:4]] for row in rows}
+    for path in (ROOT / "results").glob("*.json"):
+        verdicts = [claim["verdict"] for claim in json.loads(path.read_text(encoding="utf-8"))["claims"]]
+        counts = [str(verdicts.count(verdict)) for verdict in ("holds", "fails", "inconclusive")]
+        assert shown.pop(f"ken reproduce {path.stem}") == counts
+    assert not shown
+
+
 def test_every_public_name_is_in_the_reference(site: Path) -> None:
     import ken
 
@@ -142,14 +154,19 @@ def commands(text: str) -> Iterator[str]:
                 yield found[1]
 
 
-@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
-def test_commands_and_their_options_exist(path: Path) -> None:
+@pytest.fixture(scope="module")
+def root() -> Any:
+    """The command line, with all its parts."""
     import typer
 
     from ken.cli import app
 
     app._assemble()
-    root = typer.main.get_command(app.app)
+    return typer.main.get_command(app.app)
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
+def test_commands_and_their_options_exist(path: Path, root: Any) -> None:
     for command in commands(path.read_text(encoding="utf-8")):
         words = shlex.split(re.split(r" [|&>;]|\s#", command)[0].replace("[", "").replace("]", ""))[1:]
         node, context = root, root.make_context("ken", [], resilient_parsing=True)
