@@ -16,7 +16,7 @@ from typing import Any
 from griffe import Attribute, Class, Extension, Function, Module, NameResolutionError, Object
 
 # "a, b: text", at the start of a line or of a sentence.
-_NAMED = re.compile(r"(?:^[ \t]*|(?<=[.;)] ))(?P<names>[a-z_][a-z_0-9]*(?:, [a-z_][a-z_0-9]*)*): ", re.MULTILINE)
+_NAMED = re.compile(r"(?:^[ \t]*|(?<=[.;)] ))(?P<names>[a-z_][a-z_0-9]*(?:,\s+[a-z_][a-z_0-9]*)*): ", re.MULTILINE)
 _RAISES = re.compile(r"(?<=[.)])\s+(?=Raises )")
 _QUOTED = re.compile(r"(?<!`)`([A-Za-z_][A-Za-z_0-9.]*)`(?!`)")
 _CARD = re.compile(r"\bcard (\d\d)\b")
@@ -115,14 +115,14 @@ def _paragraph(paragraph: str, names: Collection[str]) -> str:
         return f"```pycon\n{paragraph.strip()}\n```"
     if paragraph.lstrip().startswith(("|", "-", "*")):  # a table, a list
         return paragraph
-    found = [m for m in _NAMED.finditer(paragraph) if set(m["names"].split(", ")) <= set(names)]
+    found = [m for m in _NAMED.finditer(paragraph) if set(re.split(r",\s+", m["names"])) <= set(names)]
     if not found:
         return paragraph
     before = paragraph[: found[0].start()].rstrip()
     ends = [match.start() for match in found[1:]] + [len(paragraph)]
     items, after = [], ""
     for match, end in zip(found, ends, strict=True):
-        label = ", ".join(f"**{name}**" for name in match["names"].split(", "))
+        label = ", ".join(f"**{name}**" for name in re.split(r",\s+", match["names"]))
         text, *raises = _RAISES.split(paragraph[match.end() : end], maxsplit=1)
         items.append(f"- {label}: {' '.join(text.split())}")
         after = "".join(raises) or after
