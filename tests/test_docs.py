@@ -26,23 +26,43 @@ CHROMIUM = Path("/usr/bin/chromium")
 TEXTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-@pytest.fixture(scope="session")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site as `make docs` builds it (with --quiet it would not be strict), without a network: whatever asks for one meets a proxy that is not there."""
-    folder = tmp_path_factory.mktemp("docs") / "site"
+def build(*options: object) -> subprocess.CompletedProcess[str]:
+    """What `make docs` runs, without a network: whatever asks for one meets a proxy that is not there."""
+    found = re.search(r"^docs:.*\n\t(.+)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert found
+    *settings, program = found[1].partition("mkdocs ")[0].split()
+    assert program == "$(BIN)/"
+    arguments = shlex.split(found[1].partition("mkdocs ")[2])
     nowhere = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), "http://127.0.0.1:9")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
-    done = subprocess.run(
-        command,
+    return subprocess.run(
+        [sys.executable, "-m", "mkdocs", *arguments, *map(str, options)],
         cwd=ROOT,
-        env={**os.environ, **nowhere, "NO_MKDOCS_2_WARNING": "1"},
+        env={**os.environ, **nowhere, **dict(setting.split("=") for setting in settings)},
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
     )
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site as `make docs` builds it."""
+    folder = tmp_path_factory.mktemp("docs") / "site"
+    done = build("--site-dir", folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
+
+
+def test_a_link_that_leads_nowhere_fails_the_build(tmp_path: Path) -> None:
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / "index.md").write_text("[there](nowhere.md)\n", encoding="utf-8")
+    settings = {"INHERIT": str(ROOT / "mkdocs.yml"), "docs_dir": str(docs), "nav": [], "plugins": [], "hooks": []}
+    (tmp_path / "mkdocs.yml").write_text(json.dumps(settings), encoding="utf-8")
+    done = build("--config-file", tmp_path / "mkdocs.yml", "--site-dir", tmp_path / "site")
+    assert done.returncode != 0
+    assert "contains a link 'nowhere.md'" in done.stderr
 
 
 @pytest.fixture(scope="session")
