@@ -150,7 +150,7 @@ async def _judge(judge: Model, out: Path, on_progress: Callable[[Progress], None
 
 def rescore(out: str | Path) -> AuditReport:
     """Measure the audit in `out` again from its trajectories, without calling a model, and rewrite audit.json and
-    audit.html.
+    audit.html. Raises `BadInput` for a folder that holds no audit, or one without trajectories yet.
     """
     settings = read_settings(Path(out))
     trajectories = list(read_log(Path(out) / LOG).values())
