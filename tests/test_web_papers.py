@@ -211,7 +211,7 @@ def test_a_papers_page_shows_claims_arms_and_plots_with_the_numbers_of_its_resul
     expect(claims.first).to_contain_text(first["verdict"])
     expect(claims.first).to_contain_text(f"{first['value']:.3f}")
     expect(claims.first).to_contain_text(f"{first['interval'][0]:.3f} to {first['interval'][1]:.3f}")
-    expect(page.locator("#row[data-reading]")).to_have_count(0)  # the row is read by then
+    expect(page.locator("#row[data-reading]")).to_have_count(0, timeout=4 * SECONDS * 1000)  # it imports torch and TRL
     arms = page.locator("table.arms tbody tr")
     row = arms.filter(has=page.get_by_role("rowheader", name="vote", exact=True))
     expect(row).to_contain_text(f"{results['arms']['vote']['mean']['macro_f1']:.3f}")

@@ -144,6 +144,7 @@ def mount(app: FastAPI) -> None:
         stands = standing(wanted.slug, rows(), service.results)
         described = row_texts.now.get(wanted.slug) if row_texts.now is not None else None
         results, running = stands.results, jobs.running
+        reading = stands.state != "planned" and row_texts.now is None
         return page(
             request,
             "paper.html",
@@ -152,7 +153,7 @@ def mount(app: FastAPI) -> None:
             entry=wanted,
             kinds=kinds(wanted.slug),
             words={"inside": INSIDE, "outside": OUTSIDE, "signal": SIGNAL},
-            reading=stands.state != "planned" and row_texts.now is None,
+            reading=reading,
             row=described,
             problem=stands.problem,
             row_problem=(described.problem if described else "") or row_texts.problem,
@@ -161,8 +162,8 @@ def mount(app: FastAPI) -> None:
             claims=results.claims if results else described.claims if described else (),
             results=results,
             machine=_machine(results) if results else [],
-            plots=_plots(described, results) if results else [],
-            curves=_curves(results) if results else [],
+            plots=_plots(described, results) if results and not reading else [],  # the row says which
+            curves=_curves(results) if results and not reading else [],
             strip=strip,
             job=jobs.last(wanted.slug),
             measured=_measured(jobs.last(wanted.slug)),
