@@ -346,7 +346,7 @@ def test_a_smoke_run_ends_with_the_server_also_when_that_is_killed(
     with ken_serve(cwd=fake_row, FAKE_HOLD=str(hold), PYTHONPATH=os.environ["PYTHONPATH"]) as (address, server):
         page = chromium.page(f"{address}/papers/{SLUG}")
         page.get_by_role("button", name="Start the smoke run").click()
-        page.wait_for_function("document.querySelector('#smoke .badge')?.textContent === 'running'")
+        expect(page.locator("#smoke .badge")).to_have_text("running")
         job = _held(hold, server)
         page.goto("about:blank")  # whose events would keep the server waiting for them
         server.send_signal(ending)

@@ -33,10 +33,7 @@ def standing(slug: str, running: tuple[str, ...], out: Path = RESULTS) -> Standi
     if slug not in running:
         return Standing("planned")
     try:
-        found = (out / f"{slug}.json").stat()
-        results = _read(slug, out.absolute(), found.st_mtime_ns, found.st_size)
-    except OSError:
-        results = None
+        results = _read(slug, out.absolute(), *_version(out / f"{slug}.json"))
     except BadInput as error:
         return Standing("runs", problem=str(error))
     if results is None:
@@ -44,6 +41,14 @@ def standing(slug: str, running: tuple[str, ...], out: Path = RESULTS) -> Standi
     counts = Counter(claim.verdict for claim in results.claims if claim.verdict)
     ordered = {word: counts[word] for word in ("holds", "fails", "inconclusive") if counts[word]}
     return Standing("verdicts", ordered, results)
+
+
+def _version(path: Path) -> tuple[int, int]:
+    try:
+        found = path.stat()
+    except OSError:  # what is wrong with it is said by who reads it
+        return 0, 0
+    return found.st_mtime_ns, found.st_size
 
 
 @lru_cache(maxsize=64)

@@ -26,6 +26,9 @@ function follow() {
     log.append(`${text}\n`);
     if (atEnd) log.scrollTop = log.scrollHeight;
   });
+  events.addEventListener("error", () => {
+    if (events.readyState === EventSource.CLOSED) renew(here, "smoke"); // a new server, which knows of no such run
+  });
   events.addEventListener("ended", () => {
     events.close();
     renew(here, "smoke");
