@@ -136,7 +136,7 @@ def mount(app: FastAPI) -> None:
         if wanted is None:
             return _missing(request, slug)
         if wanted.slug != slug:
-            return RedirectResponse(f"/papers/{wanted.slug}", status_code=308)
+            return RedirectResponse(f"/papers/{wanted.slug}", status_code=307)
         row_texts.ask()
         return await asyncio.to_thread(show_paper, request, wanted)
 
