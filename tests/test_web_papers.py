@@ -268,9 +268,7 @@ def test_a_row_that_cannot_be_loaded_is_told_and_hides_no_other(
     served: Serve, chromium: Chromium, service: Service, fake_row: Path
 ) -> None:
     (fake_row / "rows" / "54_introspective_growth.py").write_text("paper = 1 / 0\n", encoding="utf-8")
-    kept_at(
-        fake_row / "data"
-    ).unlink()  # so that the rows are read, by a process that imports torch
+    kept_at(fake_row / "data").unlink()  # so that the rows are read, by a process that imports torch
     address = served(service)
     page = chromium.page(f"{address}/papers/{SLUG}")
     expect(page.get_by_role("alert")).to_contain_text(

@@ -193,7 +193,7 @@ def test_only_runs_that_were_found_are_shown(
     (service.runs / "link").symlink_to(tmp_path / "secret")
     address = served(service)
     page = chromium.page(f"{address}/runs/training?name={quote(name)}")
-    expect(page.get_by_role("heading", level=1)).to_have_text("Not found")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Not Found")
     expect(page.locator("main")).not_to_contain_text("hidden")
     page.goto(address + "/runs")
     expect(page.locator(".runs-list > li")).to_have_count(1)
@@ -237,7 +237,7 @@ def test_finished_arms_of_reproductions_are_listed_and_shown(
     expect(page.locator("main")).to_contain_text(re.compile("1 file in .* cannot be read"))
     assert curve(page, "reward_curve") == "reward_curve: ikea 0.5 at the end"
     page.goto(f"{address}/runs/arms?slug=..&settings=0123456789ab")
-    expect(page.get_by_role("heading", level=1)).to_have_text("Not found")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Not Found")
 
 
 def test_a_file_is_read_on_where_it_was_left_and_anew_when_it_was_replaced(tmp_path: Path) -> None:
