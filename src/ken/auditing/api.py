@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ken.agents import load_strategy
+from ken.agents import Strategy, load_strategy
 from ken.agents.ask import open_sources
 from ken.agents.background import run
 from ken.auditing.cluster import Recipe, run_audit_on_cluster
@@ -18,6 +18,7 @@ from ken.auditing.run import DIRECT, Progress, run_audit
 from ken.core import BadInput, Question, Sampling
 from ken.core.readers import read_questions
 from ken.models import Model, load_model
+from ken.sources import Sources
 
 STRATEGIES = (DIRECT, "rag", "search", "adaptive")
 
@@ -53,32 +54,15 @@ def audit(
     nothing more is asked: the model's server or the search engine is down. `report.unasked` counts what is then still
     to be done. Raises `BadInput` before anything is asked or written when the arguments cannot work.
     """
-    asked = _read(questions)
-    listed = strategies.split(",") if isinstance(strategies, str) else strategies
-    given = [name.strip() for name in listed if name.strip()]
-    names = tuple(dict.fromkeys([*([] if DIRECT in given else [DIRECT]), *given]))
-    chosen = [load_strategy(name) for name in names]
-    if samples < 0:
-        raise BadInput(f"samples is {samples}; it must be 0 or more")
-    if not 0 <= threshold <= 1:
-        raise BadInput(f"threshold is {threshold}; it must lie in [0, 1]")
+    asked, chosen = checked(questions, strategies, samples=samples, threshold=threshold)
     recipe = None if ray is None else _recipe(model, model_options, index, top_k)
     sources = open_sources(index, top_k)
-    if sources.search is None and (searching := [s.name for s in chosen if s.needs_search]):
-        raise BadInput(f"{', '.join(searching)} search, but no index was given; name one, or audit only 'direct'")
+    settings = settings_of(
+        asked, chosen, "", sources, samples=samples, threshold=threshold, sampling=sampling
+    )  # the model is named once it is loaded
     # On a cluster this process needs no model, and may be too small for it.
     loaded = load_model(model, **model_options) if isinstance(model, str) and recipe is None else model
-    settings = AuditSettings(
-        model=loaded.strip() if isinstance(loaded, str) else loaded.spec,
-        strategies=names,
-        index=sources.search.name if sources.search else "",
-        top_k=top_k,
-        samples=samples,
-        threshold=threshold,
-        sampling=sampling,
-        questions_digest=digest(asked),
-        questions_count=len(asked),
-    )
+    settings = settings.model_copy(update={"model": loaded.strip() if isinstance(loaded, str) else loaded.spec})
 
     async def work() -> None:
         try:
@@ -98,6 +82,49 @@ def audit(
             asked, recipe, Path(out), strategies=chosen, settings=settings, address=ray, on_progress=on_progress
         )
     return rescore(out)
+
+
+def checked(
+    questions: str | Path | Iterable[Question], strategies: str | Sequence[str], *, samples: int, threshold: float
+) -> tuple[list[Question], list[Strategy]]:
+    """What an audit asks, and by which strategies, closed book among them. Arguments and errors as for `audit`."""
+    asked = _read(questions)
+    listed = strategies.split(",") if isinstance(strategies, str) else strategies
+    given = [name.strip() for name in listed if name.strip()]
+    names = tuple(dict.fromkeys([*([] if DIRECT in given else [DIRECT]), *given]))
+    chosen = [load_strategy(name) for name in names]
+    if samples < 0:
+        raise BadInput(f"samples is {samples}; it must be 0 or more")
+    if not 0 <= threshold <= 1:
+        raise BadInput(f"threshold is {threshold}; it must lie in [0, 1]")
+    return asked, chosen
+
+
+def settings_of(
+    asked: Sequence[Question],
+    strategies: Sequence[Strategy],
+    model: str,
+    sources: Sources,
+    *,
+    samples: int,
+    threshold: float,
+    sampling: Sampling,
+) -> AuditSettings:
+    """The settings of an audit of `checked` questions and strategies, for `run_audit`. model: its spec. Raises
+    `BadInput` when a strategy searches and there is nothing to search."""
+    if sources.search is None and (searching := [s.name for s in strategies if s.needs_search]):
+        raise BadInput(f"{', '.join(searching)} search, but no index was given; name one, or audit only 'direct'")
+    return AuditSettings(
+        model=model,
+        strategies=tuple(strategy.name for strategy in strategies),
+        index=sources.search.name if sources.search else "",
+        top_k=sources.top_k,
+        samples=samples,
+        threshold=threshold,
+        sampling=sampling,
+        questions_digest=digest(asked),
+        questions_count=len(asked),
+    )
 
 
 def rescore(out: str | Path) -> AuditReport:

@@ -6,6 +6,8 @@ import unicodedata
 from collections.abc import Iterable
 from itertools import groupby
 
+from markupsafe import Markup
+
 from ken.auditing import charts
 from ken.auditing.measure import AuditReport, Boundary, StrategyReport
 from ken.core import Trajectory
@@ -23,20 +25,34 @@ MEANINGS = {
 
 def render_html(report: AuditReport, trajectories: Iterable[Trajectory]) -> str:
     """The page. Questions, documents and model output are escaped by the template: they are data, never markup."""
+    return _render("audit.html", report, trajectories)
+
+
+def render_body(report: AuditReport, trajectories: Iterable[Trajectory]) -> tuple[Markup, Markup]:
+    """(style, body) of the report without its heading, for a page of another frame, whose element of class `report`
+    holds the body. trajectories: at least those of `report.examples`."""
+    return Markup(_render("report.css", report, ())), Markup(_render("report.html", report, trajectories))
+
+
+def _render(template: str, report: AuditReport, trajectories: Iterable[Trajectory]) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
         loader=PackageLoader("ken.auditing", "templates"),
         autoescape=True,
-        finalize=_inert,
+        finalize=inert,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     attempts = {(t.strategy, t.question.id): t for t in trajectories if t.sample is None and t.error is None}
     measured = [s for s in report.strategies if s.em is not None and s.cost is not None]
-    shown = [(example, attempts[example.strategy, example.question_id]) for example in report.examples]  # by kind
-    return environment.get_template("audit.html").render(
+    shown = [  # by kind
+        (example, attempts[example.strategy, example.question_id])
+        for example in report.examples
+        if (example.strategy, example.question_id) in attempts
+    ]
+    return environment.get_template(template).render(
         report=report,
         main=main_boundary,
         meanings=MEANINGS,
@@ -72,8 +88,8 @@ def _bars(report: AuditReport) -> object:
     return charts.stacked_bars(rows) if rows else ""
 
 
-def _inert(value: object) -> object:
-    """What the template prints, without characters that are no text: HTML has no place for control characters, and
+def inert(value: object) -> object:
+    """What a template prints, without characters that are no text: HTML has no place for control characters, and
     direction overrides (Trojan Source, CVE-2021-42574) would show words in another order than they have.
     """
     if type(value) is not str:  # charts are Markup, which is ours

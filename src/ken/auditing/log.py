@@ -18,14 +18,20 @@ def key_of(trajectory: Trajectory) -> Key:
     return trajectory.question.id, trajectory.strategy, trajectory.sample
 
 
-def read_log(path: Path, *, segments: bool = False) -> dict[Key, Trajectory]:
+Place = tuple[int, int]
+"""Where in a log a line stands: its first byte, and how many it has."""
+
+
+def read_log(path: Path, *, segments: bool = False, places: dict[Key, Place] | None = None) -> dict[Key, Trajectory]:
     """The last attempt of each kind, in the order of first appearance. A torn last line (a kill while writing) is left
     out.
 
     segments: keep the token sequences. Only trainers need them, and they are most of the memory.
+    places: filled with where each attempt stands, for `read_attempt`.
     Raises `DataError` for any other line that is not a trajectory.
     """
     attempts: dict[Key, Trajectory] = {}
+    start = 0
     if not path.exists():
         return attempts
     try:
@@ -43,9 +49,22 @@ def read_log(path: Path, *, segments: bool = False) -> dict[Key, Trajectory]:
                 if not segments:
                     trajectory = trajectory.model_copy(update={"segments": ()})
                 attempts[key_of(trajectory)] = trajectory
+                if places is not None:
+                    places[key_of(trajectory)] = (start, len(line))
+                start += len(line)
     except OSError as error:
         raise BadInput(f"{path} cannot be read ({error.strerror or error}); check its permissions") from error
     return attempts
+
+
+def read_attempt(path: Path, place: Place) -> Trajectory:
+    """One attempt of a log. Raises `BadInput` when it no longer stands there."""
+    try:
+        with path.open("rb") as file:
+            file.seek(place[0])
+            return Trajectory.model_validate_json(file.read(place[1]))
+    except (OSError, ValidationError) as error:
+        raise BadInput(f"{path} has changed; open it again") from error
 
 
 class LogWriter:

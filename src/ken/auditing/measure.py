@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from statistics import fmean, median
 
 from ken.auditing.folder import AuditSettings
@@ -149,23 +150,9 @@ class AuditReport(Frozen):
 
 def measure(trajectories: Iterable[Trajectory], settings: AuditSettings, *, examples: int = 5) -> AuditReport:
     """Measure an audit. `examples`: most questions listed per strategy and kind."""
-    # In the order of ids, so that bootstrap intervals do not depend on which attempt finished first.
-    everything = sorted(trajectories, key=lambda t: (t.question.id, t.sample is not None, t.sample or 0))
-    questions = {t.question.id: t.question for t in everything}
-    ok = [t for t in everything if t.error is None]
-    samples: dict[str, list[Trajectory]] = {}
-    greedy: dict[str, dict[str, Trajectory]] = {name: {} for name in settings.strategies}
-    for t in ok:
-        if t.sample is not None:
-            samples.setdefault(t.question.id, []).append(t)
-        elif t.strategy in greedy:
-            greedy[t.strategy][t.question.id] = t
-    oracles = _oracles(questions, samples, greedy.get(DIRECT, {}), settings)
-    rates = {
-        i: fmean(substring_match(t.answer, questions[i].answers) for t in ts)
-        for i, ts in samples.items()
-        if questions[i].answers
-    }
+    found = grouped(trajectories, settings)
+    everything, questions, samples, greedy = found.everything, found.questions, found.samples, found.greedy
+    oracles, rates = found.oracles, found.rates
     reports = [
         _strategy(name, greedy[name], everything, oracles, greedy.get(DIRECT, {})) for name in settings.strategies
     ]
@@ -185,6 +172,49 @@ def measure(trajectories: Iterable[Trajectory], settings: AuditSettings, *, exam
         failures=tuple((t.question.id, _label(t), str(t.error)) for t in everything if t.error is not None),
         notes=tuple(_notes(questions, settings, oracles, unasked)),
     )
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """The attempts of an audit by what they are for. everything: all of them, in the order of question ids. Without
+    those that failed: samples, the closed-book ones by question; greedy, those that count by strategy and question.
+    oracles: what the model can answer alone, the best oracle first. rates: share of right closed-book samples."""
+
+    everything: list[Trajectory]
+    questions: dict[str, Question]
+    samples: dict[str, list[Trajectory]]
+    greedy: dict[str, dict[str, Trajectory]]
+    oracles: Oracles
+    rates: dict[str, float]
+
+    @property
+    def known(self) -> dict[str, bool]:
+        """Per question, whether the model can answer it alone, by the best oracle; without those it cannot be said
+        of."""
+        return next(iter(self.oracles.values()), {})
+
+
+def grouped(trajectories: Iterable[Trajectory], settings: AuditSettings) -> Grouped:
+    """The attempts of an audit, sorted out."""
+    # In the order of ids, so that bootstrap intervals do not depend on which attempt finished first.
+    everything = sorted(trajectories, key=lambda t: (t.question.id, t.sample is not None, t.sample or 0))
+    questions = {t.question.id: t.question for t in everything}
+    samples: dict[str, list[Trajectory]] = {}
+    greedy: dict[str, dict[str, Trajectory]] = {name: {} for name in settings.strategies}
+    for t in everything:
+        if t.error is not None:
+            continue
+        if t.sample is not None:
+            samples.setdefault(t.question.id, []).append(t)
+        elif t.strategy in greedy:
+            greedy[t.strategy][t.question.id] = t
+    rates = {
+        i: fmean(substring_match(t.answer, questions[i].answers) for t in ts)
+        for i, ts in samples.items()
+        if questions[i].answers
+    }
+    oracles = _oracles(questions, samples, greedy.get(DIRECT, {}), settings)
+    return Grouped(everything, questions, samples, greedy, oracles, rates)
 
 
 def _wilson(known: Iterable[bool]) -> tuple[float, float] | None:

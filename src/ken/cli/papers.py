@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+import typer.core
 
 from ken.cli import options
 from ken.core.errors import BadInput
@@ -28,18 +29,44 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
 _COLOURS = {"holds": "green", "fails": "red", "inconclusive": "yellow"}
 
 
-def papers(
-    slug: Annotated[str | None, typer.Argument(metavar="[SLUG]", help="A paper of the list, or its number.")] = None,
-    as_json: AsJson = False,
-) -> None:
+class Papers(typer.core.TyperGroup):
+    """`ken papers SLUG` beside the commands that a group has: what is no command is a paper."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
+        """The command of `args`, or that which shows a paper, with all of them."""
+        if (command := self.get_command(ctx, args[0])) is not None and not command.hidden:
+            return super().resolve_command(ctx, args)
+        return args[0], self.get_command(ctx, "show"), args
+
+
+app = typer.Typer(
+    cls=Papers,
+    help="List the papers and which of them run; with SLUG, show its summary, arms, claims and last verdicts.",
+    invoke_without_command=True,
+    subcommand_metavar="[SLUG | COMMAND [ARGS]...]",
+    rich_markup_mode=None,
+)
+
+
+@app.callback()
+def papers(context: typer.Context, as_json: AsJson = False) -> None:
     """List the papers and which of them run; with SLUG, show its summary, arms, claims and last verdicts.
 
-    Verdicts are read from results/SLUG.json in the working directory.
+    Verdicts are read from results/SLUG.json in the working directory, papers of your own from papers.toml there.
     """
-    if slug is None:
+    context.obj = as_json
+    if context.invoked_subcommand is None:
         _list(as_json)
-    else:
-        _show(slug, as_json)
+
+
+@app.command("show", hidden=True)
+def show(
+    context: typer.Context,
+    slug: Annotated[str, typer.Argument(metavar="SLUG", help="A paper of the list, or its number.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show a paper's summary, arms, claims and last verdicts."""
+    _show(slug, as_json or context.obj)
 
 
 def reproduce(  # noqa: PLR0917 (typer reads the options from the signature)

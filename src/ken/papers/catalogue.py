@@ -5,6 +5,9 @@ Ken ships the papers of one page; a user's own (`ken papers add`) stand in paper
 
 from __future__ import annotations
 
+import errno
+import json
+import os
 import tomllib
 from difflib import get_close_matches
 from functools import cache, lru_cache
@@ -74,6 +77,69 @@ def _read_own(path: Path, changed: int, size: int) -> dict[str, Entry]:
     except TypeError as error:
         raise BadInput(f"{path}: {slug} is no table; a paper looks like [slug] with a title and so on") from error
     return read
+
+
+def add_own(entry: Entry, path: Path = OWN) -> Entry:
+    """Append an entry to the user's own, whose file may be edited by hand: comments and order stay.
+
+    Two may be added at once: the later one then gets the next number. A kill leaves the file as it was or with the
+    whole entry. Returns the entry as it stands there.
+
+    Raises `BadInput` when the file cannot be read or written, or has the paper or its slug already.
+    """
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            _lock(handle)
+            there = own_entries(path).values()
+            for e in there:
+                if entry.arxiv == e.arxiv:
+                    raise BadInput(f"{e.name} ({e.arxiv}) is in {path} already; see `ken papers {e.slug}`")
+                if entry.slug == e.slug:
+                    raise BadInput(f"{path} has another paper called {e.slug}; give this one another --name")
+            if entry.number in (numbers := {e.number for e in there}):
+                entry = entry.model_copy(update={"number": max(numbers) + 1})
+            _append(handle, _table(entry))
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise BadInput(f"{path} cannot be written ({error.strerror}); nothing was added") from error
+    return entry
+
+
+def _append(handle: int, table: str) -> None:
+    """Write a table behind a blank line, as a whole or not at all."""
+    size = os.fstat(handle).st_size
+    apart = "" if not size else "\n" if os.pread(handle, 1, size - 1) == b"\n" else "\n\n"
+    text = (apart + table).encode()
+    try:
+        if os.write(handle, text) != len(text):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.fsync(handle)
+    except OSError:
+        os.ftruncate(handle, size)
+        raise
+
+
+def _table(entry: Entry) -> str:
+    """An entry in TOML. What is empty is left out, but for the three words that every entry has."""
+    words = entry.model_dump(exclude={"slug"})
+    kept = {n: v for n, v in words.items() if v not in ("", None) or n in ("inside", "outside", "signal")}
+    return f"[{entry.slug}]\n" + "".join(f"{name} = {_toml(value)}\n" for name, value in kept.items())
+
+
+def _lock(handle: int) -> None:
+    """Wait for the file; it is let go when it is closed."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: that nobody adds two papers at once is left to the user
+        return
+    fcntl.flock(handle, fcntl.LOCK_EX)
+
+
+def _toml(value: str | int) -> str:
+    """A value as TOML writes it: its strings are JSON's, but for DEL."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def entry(name: str) -> Entry:

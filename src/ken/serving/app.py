@@ -67,12 +67,14 @@ def create_app(service: Service, *, access: Access | None = None, log: Log | Non
     app.include_router(openai_api.router)
     app.include_router(ask_api.router)
 
+    from ken.serving import feed
     from ken.serving.web import pages, papers_pages, runs_pages
 
     door.mount(app, keys)
     pages.mount(app)
     papers_pages.mount(app)
     runs_pages.mount(app)
+    feed.mount(app)
 
     app.add_middleware(Door, access=access)  # the last one added is the first to see a request
     app.add_middleware(Requests, counted=metrics.requested, log=log)

@@ -10,6 +10,8 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from ken.auditing.html import inert
+
 # What the navigation shows: address and name.
 PAGES = (("/ask", "Ask"), ("/audit", "Audit"), ("/papers", "Papers"), ("/runs", "Runs"))
 
@@ -24,6 +26,7 @@ SECURITY = {
 environment = Environment(
     loader=PackageLoader("ken.serving.web", "templates"),
     autoescape=True,
+    finalize=inert,
     undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
@@ -46,3 +49,8 @@ def mount(app: FastAPI) -> None:
 
     with as_file(files("ken.serving.web") / "static") as folder:
         app.mount("/static", StaticFiles(directory=folder), name="static")
+
+    from ken.serving.web import ask_pages, audit_pages
+
+    ask_pages.mount(app)
+    audit_pages.mount(app)

@@ -1,0 +1,171 @@
+"""The page Ask: a question, its answer as it comes, and beside it how it came about; and files into a new index."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from pydantic import ValidationError
+
+from ken.agents import load_strategy
+from ken.agents.watch import Watch
+from ken.auditing.html import inert
+from ken.core import KenError, Step
+from ken.serving.service import Ask, Service
+from ken.serving.sse import EventStream, event
+from ken.serving.uploads import MAX_BYTES, MAX_FILES, SUFFIXES, Build, TooLarge, Uploads
+from ken.serving.web.pages import page
+from ken.serving.web.trace import step_view, trace_view
+
+MAX_QUESTION = 200_000  # bytes of a request
+
+# In the words of README.md.
+STRATEGY_WORDS = {
+    "direct": "closed book: from the model's weights alone",
+    "rag": "retrieves once, whatever the model knows",
+    "search": "thinks, searches and reads in turns",
+    "adaptive": "says first whether it knows, and searches only if not",
+    "ircot": "makes every thought the next query",
+    "self-ask": "asks itself follow-up questions",
+    "stepwise": "plans one retrieval a step",
+    "tools": "searches, and runs Python in a sandbox",
+}
+
+
+def mount(app: FastAPI) -> None:
+    """Put the page on an application."""
+    service: Service = app.state.service
+    uploads = Uploads(service)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            await uploads.close()
+
+    router = APIRouter(include_in_schema=False, lifespan=lifespan)
+
+    @router.get("/ask")
+    def ask(request: Request) -> HTMLResponse:
+        return page(
+            request, "ask.html", **choices(service), suffixes=SUFFIXES, most_bytes=MAX_BYTES, most_files=MAX_FILES
+        )
+
+    @router.post("/ask/stream")
+    async def stream(request: Request) -> Response:
+        try:
+            asked = Ask.model_validate_json(await _body(request))
+        except ValidationError as error:
+            first = error.errors()[0]
+            return refusal(f"{'.'.join(map(str, first['loc'])) or 'the request'}: {first['msg']}", 400)
+        except _TooLong:
+            return refusal("the question is too long; shorten it, or upload the text as a file", 413)
+        return EventStream(_answer(service, asked))
+
+    @router.post("/ask/indexes")
+    async def upload(request: Request) -> Response:
+        try:
+            build = await uploads.receive(request)
+        except KenError as error:
+            return refusal(str(error), 413 if isinstance(error, TooLarge) else 400)
+        return JSONResponse({"name": build.name, "events": f"/ask/indexes/{build.name}/events"}, status_code=202)
+
+    @router.get("/ask/indexes/{name}/events")
+    async def progress(name: str) -> Response:
+        build = uploads.builds.get(name)
+        return refusal(f"there is no upload {name!r}", 404) if build is None else EventStream(_progress(build))
+
+    @router.delete("/ask/indexes/{name}")
+    async def cancel(name: str) -> Response:
+        build = uploads.builds.get(name)
+        if build is None:
+            return refusal(f"there is no upload {name!r}", 404)
+        await build.cancel()
+        return Response(status_code=204)
+
+    app.include_router(router)
+
+
+def choices(service: Service) -> dict[str, Any]:
+    """What the pickers of a page offer."""
+    return {
+        "strategies": [
+            {"name": name, "words": STRATEGY_WORDS.get(name, ""), "searches": load_strategy(name).needs_search}
+            for name in service.strategies
+        ],
+        "models": list(service.models),
+        "indexes": list(service.indexes),
+        "top_k": service.top_k,
+    }
+
+
+def refusal(sentence: str, status: int) -> JSONResponse:
+    """An error as the scripts of the pages read it."""
+    return JSONResponse({"error": {"message": sentence}}, status_code=status)
+
+
+class _Telling(Watch):
+    """Puts what happens on a queue, as events."""
+
+    def __init__(self, events: asyncio.Queue[str | None]) -> None:
+        self.events = events
+
+    def turn(self) -> None:
+        self.events.put_nowait(event({}, "turn"))
+
+    def wrote(self, text: str) -> None:
+        self.events.put_nowait(event({"text": inert(text)}, "text"))
+
+    def retracted(self) -> None:
+        self.events.put_nowait(event({}, "retracted"))
+
+    def noted(self, step: Step) -> None:
+        self.events.put_nowait(event(step_view(step), "step"))
+
+
+async def _answer(service: Service, asked: Ask) -> AsyncIterator[str]:
+    """The events of an attempt; whoever stops listening stops it."""
+    events: asyncio.Queue[str | None] = asyncio.Queue()
+
+    async def attempt() -> None:
+        try:
+            trajectory = await service.attempt(asked, _Telling(events))
+            events.put_nowait(event(trace_view(trajectory), "done"))
+        except KenError as error:
+            events.put_nowait(event({"message": str(error)}, "failed"))
+        except Exception:
+            events.put_nowait(event({"message": "something went wrong in the server; its log says what"}, "failed"))
+            raise
+        finally:
+            events.put_nowait(None)
+
+    work = asyncio.create_task(attempt())
+    try:
+        while (told := await events.get()) is not None:
+            yield told
+        await work
+    finally:
+        work.cancel()
+
+
+async def _progress(build: Build) -> AsyncIterator[str]:
+    async for state in build.states():
+        yield event(state.model_dump(), state.stage)
+
+
+class _TooLong(Exception):
+    pass
+
+
+async def _body(request: Request) -> bytes:
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_QUESTION:
+            raise _TooLong
+    return body
