@@ -102,8 +102,8 @@ def launched() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def chromium(launched: Browser) -> Iterator[Chromium]:
-    """A browser whose pages must be without faults when the test ends."""
+def chromium(launched: Browser, served: object) -> Iterator[Chromium]:
+    """A browser whose pages must be without faults when the test ends, and are closed before what is served is."""
     chromium = Chromium(launched)
     yield chromium
     assert chromium.close_pages() == []
