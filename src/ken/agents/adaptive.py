@@ -24,6 +24,7 @@ class Adaptive(Strategy):
 
     name = "adaptive"
     needs_search = True
+    answers_from = 2  # after the verdict
 
     def __init__(self, max_turns: int = 4) -> None:
         self.inside, self.outside = Direct(), SearchLoop(max_turns)

@@ -14,6 +14,7 @@ class Direct(Strategy):
     """Answer without looking anything up (s_param of card 01)."""
 
     name = "direct"
+    answers_from = 1
 
     async def solve(self, attempt: Attempt) -> None:
         attempt.begin(CLOSED, escape(attempt.question.text))

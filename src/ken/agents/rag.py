@@ -15,6 +15,7 @@ class Rag(Strategy):
 
     name = "rag"
     needs_search = True
+    answers_from = 1
 
     async def solve(self, attempt: Attempt) -> None:
         passages = await attempt.search(attempt.question.text)

@@ -23,6 +23,7 @@ class SearchLoop(Strategy):
 
     name = "search"
     needs_search = True
+    answers_from = 1
 
     def __init__(self, max_turns: int = 4, *, instruction: Instruction = SEARCH) -> None:
         if max_turns < 1:

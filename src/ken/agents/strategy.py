@@ -19,6 +19,9 @@ class Strategy(ABC):
 
     name: ClassVar[str]
     needs_search: ClassVar[bool] = False
+    # From this turn of the model on (the first is 1), the first complete <answer> of a turn is the answer, so that it
+    # may be shown as it is written. None: only what ends up as the answer is one.
+    answers_from: ClassVar[int | None] = None
 
     async def run(
         self,

@@ -99,6 +99,7 @@ class ToolLoop(Strategy):
 
     name = "tools"
     needs_search = True
+    answers_from = 1
 
     def __init__(
         self,

@@ -10,6 +10,8 @@ import typer
 from ken.cli import options
 from ken.core.errors import BadInput, Unsupported
 
+MEBIBYTE = 1024 * 1024
+
 
 def serve(  # noqa: PLR0917 (typer reads the options from the signature)
     model: Annotated[
@@ -19,12 +21,43 @@ def serve(  # noqa: PLR0917 (typer reads the options from the signature)
         list[str] | None,
         typer.Option(metavar="[NAME=]DIR|URL", help="An index or a /retrieve service; may be repeated."),
     ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    strategy: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Offer only this one; may be repeated. Default: all.")
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; one that others can reach needs a key.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")] = 8080,
+    api_key: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY",
+            help="Clients must show it; may be repeated. Default: $KEN_API_KEY, which keeps it out of the shell's "
+            "history (several with spaces between).",
+        ),
+    ] = None,
+    rate: Annotated[
+        float | None, typer.Option(metavar="N", help="Requests a minute that one key or address may make.")
+    ] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Questions worked on at once.")] = 100,
+    queue: Annotated[
+        int, typer.Option(min=0, help="Questions that may wait for their turn; more are refused with status 429.")
+    ] = 400,
+    request_timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", help="The longest that a question may take, waiting included.")
+    ] = 300.0,
+    max_request: Annotated[float, typer.Option(metavar="MB", help="The largest request, in MiB.")] = 1.0,
+    max_upload: Annotated[float, typer.Option(metavar="MB", help="The largest upload of files, in MiB.")] = 256.0,
+    grace: Annotated[
+        float, typer.Option(min=0, metavar="SECONDS", help="How long questions may go on when the server is to end.")
+    ] = 30.0,
+    log_texts: Annotated[bool, typer.Option("--log-texts", help="Write questions and answers into the log.")] = False,
     data: Annotated[Path, typer.Option(help="Folder for uploads, audits and subscriptions.")] = Path("ken-data"),
     runs: Annotated[Path, typer.Option(help="Folder in which training runs are looked for.")] = Path(),
     results: Annotated[Path, typer.Option(help="Folder of the papers' results.")] = Path("results"),
     top_k: options.TopK = 3,
+    temperature: options.Temperature = 0.0,
+    max_tokens: options.MaxTokens = 512,
     base_url: options.BaseUrl = None,
     upstream_key: Annotated[
         str | None, typer.Option(help="For openai/…: the key of the model's server; default: $OPENAI_API_KEY.")
@@ -33,27 +66,56 @@ def serve(  # noqa: PLR0917 (typer reads the options from the signature)
     timeout: options.Timeout = None,
     control_tokens: options.ControlTokens = None,
 ) -> None:
-    """Serve models and indexes: web pages, and an OpenAI-compatible API that searches when the model does not know."""
+    """Serve models and indexes: web pages, and an OpenAI-compatible API that searches when the model does not know.
+
+    Requests are logged to standard error, a line of JSON each, without questions and answers unless asked for.
+    """
     from ken.models import load_model
 
-    given = options.given(
-        base_url=base_url, api_key=upstream_key, device=device, timeout=timeout, control_tokens=control_tokens
-    )
+    if max_request <= 0 or max_upload <= 0:
+        raise BadInput("--max-request and --max-upload are in MiB and must be more than 0")
     try:
+        from ken.serving.access import Access, check_host, keys_of
         from ken.serving.app import create_app
         from ken.serving.listen import listen
+        from ken.serving.logs import Log
+        from ken.serving.queue import Queue
         from ken.serving.service import Service
     except ImportError as error:
         raise Unsupported("serving needs fastapi and uvicorn; run `pip install 'ken[serve]'`") from error
+    keys = keys_of(api_key)
+    check_host(host, keys)
+    access = Access(
+        keys=keys,
+        rate=rate,
+        request_bytes=int(max_request * MEBIBYTE),
+        upload_bytes=int(max_upload * MEBIBYTE),
+    )
+    given = options.given(
+        base_url=base_url, api_key=upstream_key, device=device, timeout=timeout, control_tokens=control_tokens
+    )
+    places = Queue(concurrency, queue)
     service = Service(
-        [load_model(spec, **given) for spec in model or ()],
+        # A model behind an address gets as many requests at once as there are questions.
+        [load_model(spec, **given, **_at_once(spec, concurrency)) for spec in model or ()],
         indexes=dict(_named(text) for text in index or ()),
         data=data,
         runs=runs,
         results=results,
+        sampling=options.sampling(temperature, max_tokens, 0),
         top_k=top_k,
+        offered=strategy,
+        queue=places,
+        seconds=request_timeout,
     )
-    listen(create_app(service), host=host, port=port)
+    log = Log(texts=log_texts)
+    app = create_app(service, access=access, log=log)
+    note = "" if keys else "without --api-key, only programs on this machine may ask"
+    listen(app, host=host, port=port, note=note, queue=places, grace=grace, log=log)
+
+
+def _at_once(spec: str, concurrency: int) -> dict[str, int]:
+    return {"concurrency": concurrency} if spec.startswith("openai/") else {}
 
 
 def _named(text: str) -> tuple[str, str]:

@@ -23,8 +23,9 @@ Forward = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, DynamicCache], tor
 
 def plain_forward(model: Any) -> Forward | None:
     """(ids [rows, new], mask [rows, old and new], positions [rows, new], cache) → logits after the last column, [rows,
-    vocabulary]; `cache` grows by the new columns. None for a model that is not plain: of another architecture, with
-    windows, adapters, sharded, quantised or half-precision weights, hooks, on another device, or large."""
+    vocabulary]; `cache` grows by the new columns. It computes with the weights of now: ask again after a change.
+    None for a model that is not plain: of another architecture, with windows, adapters, sharded, quantised or
+    half-precision weights, hooks, on another device, or large."""
     if type(model) not in ARCHITECTURES or model.config.hidden_act != "silu":
         return None
     modules = list(model.modules())
@@ -43,8 +44,19 @@ def plain_forward(model: Any) -> Forward | None:
 
 
 class _Plain:
+    """Weights that read the same states are laid side by side, as one product takes less time than three. They are
+    copies, made for one batch: `plain_forward` is asked anew when the weights may have changed."""
+
     def __init__(self, model: Any) -> None:
         self.body, self.head, self.eps = model.model, model.lm_head, model.config.rms_norm_eps
+        with torch.no_grad():
+            self.joined = [
+                (
+                    _joined(layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj),
+                    _joined(layer.mlp.gate_proj, layer.mlp.up_proj),
+                )
+                for layer in self.body.layers
+            ]
 
     def __call__(
         self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: DynamicCache
@@ -52,33 +64,35 @@ class _Plain:
         hidden = functional.embedding(ids, self.body.embed_tokens.weight)
         cos, sin = (part[:, None] for part in self.body.rotary_emb(hidden, positions))
         seen = _seen(mask, ids.shape[1])
-        for i, layer in enumerate(self.body.layers):
+        last = len(self.body.layers) - 1
+        for i, (layer, (attends, gates)) in enumerate(zip(self.body.layers, self.joined, strict=True)):
             attention, mlp = layer.self_attn, layer.mlp
-            inner = self._norm(hidden, layer.input_layernorm)
-            queries, keys, values = (
-                functional.linear(inner, m.weight, m.bias).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
-                for m in (attention.q_proj, attention.k_proj, attention.v_proj)
-            )
-            keys, values = cache.update(_rotated(keys, cos, sin), values, i)
+            states = functional.linear(self._norm(hidden, layer.input_layernorm), *attends)
+            states = states.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+            groups = attention.num_key_value_groups
+            heads = states.shape[1] // (groups + 2)  # of keys, and of values
+            turned = _rotated(states[:, :-heads], cos, sin)
+            keys, values = cache.update(turned[:, -heads:], states[:, -heads:], i)
+            queries = turned[:, :-heads]
+            if i == last and ids.shape[1] > 1:  # what comes after it is only asked for the last column
+                hidden, queries, seen = hidden[:, -1:], queries[:, :, -1:], None if seen is None else seen[:, :, -1:]
             read = functional.scaled_dot_product_attention(
-                _rotated(queries, cos, sin),
-                keys,
-                values,
-                attn_mask=seen,
-                scale=attention.scaling,
-                enable_gqa=keys.shape[1] != queries.shape[1],
+                queries, keys, values, attn_mask=seen, scale=attention.scaling, enable_gqa=groups > 1
             )
             out = attention.o_proj
             hidden = hidden + functional.linear(read.transpose(1, 2).flatten(2), out.weight, out.bias)
-            inner = self._norm(hidden, layer.post_attention_layernorm)
-            gate = functional.silu(functional.linear(inner, mlp.gate_proj.weight, mlp.gate_proj.bias))
-            inner = gate * functional.linear(inner, mlp.up_proj.weight, mlp.up_proj.bias)
-            hidden = hidden + functional.linear(inner, mlp.down_proj.weight, mlp.down_proj.bias)
-        last = self._norm(hidden[:, -1], self.body.norm)
-        return functional.linear(last, self.head.weight, self.head.bias)
+            gate, up = functional.linear(self._norm(hidden, layer.post_attention_layernorm), *gates).chunk(2, dim=-1)
+            hidden = hidden + functional.linear(functional.silu(gate) * up, mlp.down_proj.weight, mlp.down_proj.bias)
+        return functional.linear(self._norm(hidden[:, -1], self.body.norm), self.head.weight, self.head.bias)
 
     def _norm(self, hidden: torch.Tensor, module: Any) -> torch.Tensor:
         return functional.rms_norm(hidden, (hidden.shape[-1],), module.weight, self.eps)
+
+
+def _joined(*layers: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Weight and bias of the linear layer whose output is theirs, one after another."""
+    biases = [layer.bias for layer in layers]
+    return torch.cat([layer.weight for layer in layers]), None if biases[0] is None else torch.cat(biases)
 
 
 def _rotated(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

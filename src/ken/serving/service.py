@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from pydantic import Field
 
-from ken.agents import STRATEGIES, load_strategy
+from ken.agents import STRATEGIES, Strategy, load_strategy
 from ken.agents.ask import as_question, open_sources
+from ken.agents.rewrite import Rewrite, render_history
 from ken.agents.watch import Watch
-from ken.core import BadInput, Sampling, Trajectory
+from ken.core import BadInput, Question, Sampling, Trajectory, Unsupported
+from ken.core.conversation import ConversationTurn, Exchange
+from ken.core.errors import KenError
 from ken.core.frozen import Frozen
 from ken.models import Model
+from ken.serving.guided import Guided, takes_control_tokens
+from ken.serving.queue import Queue
 from ken.sources import Retriever, Sources
+
+MAX_EXCHANGES = 200
+REWRITE_TOKENS = 1024  # most new tokens of a rewriting, as in `ken.agents.rewrite`
+
+
+class TooSlow(KenError):
+    """An attempt took longer than the server allows."""
 
 
 class Ask(Frozen):
-    """A question as clients ask it. None: the server's default."""
+    """A question as clients ask it. None: the server's default.
+
+    history: what was said before, oldest first. The question is then rewritten by the model into one that stands for
+        itself, and that is what the strategy is asked. instructions: wishes of the application, for the answer itself.
+    """
 
     question: str
     strategy: str = "adaptive"
@@ -26,6 +42,8 @@ class Ask(Frozen):
     index: str | None = None  # the name of one of the server's indexes
     top_k: int | None = Field(default=None, ge=1, le=100)
     sampling: Sampling | None = None
+    history: tuple[Exchange, ...] = Field(default=(), max_length=MAX_EXCHANGES)
+    instructions: str = ""
 
 
 class Service:
@@ -33,7 +51,11 @@ class Service:
 
     models: loaded; the first is the default. indexes: folders or /retrieve addresses by the names that clients use; the
     first is the default. data: where uploads, audits and subscriptions are kept. runs: where training runs are looked
-    for. results: the folder of the papers' results files.
+    for. results: the folder of the papers' results files. offered: the strategies; None: all.
+    queue: how many questions are worked on at once. seconds: the longest that one may take, waiting included; None:
+    for ever.
+
+    `observers` are told of every attempt, with its trajectory, or None where it was cut off.
     """
 
     def __init__(
@@ -46,7 +68,17 @@ class Service:
         results: str | Path = "results",
         sampling: Sampling = Sampling(),
         top_k: int = 3,
+        offered: Sequence[str] | None = None,
+        queue: Queue | None = None,
+        seconds: float | None = None,
     ) -> None:
+        if seconds is not None and not seconds > 0:
+            raise BadInput(f"the longest time for a question is {seconds:g} s; it must be more than 0")
+        self._offered = tuple(STRATEGIES if offered is None else dict.fromkeys(offered))
+        for name in self._offered:
+            load_strategy(name)
+        self.queue, self.seconds = queue or Queue(), seconds
+        self.observers: list[Callable[[Ask, Trajectory | None], None]] = []
         self.models = {model.spec: model for model in models}
         self.indexes: dict[str, str | Path] = dict(indexes or {})
         self.data, self.runs, self.results = Path(data), Path(runs), Path(results)
@@ -57,7 +89,13 @@ class Service:
     @property
     def strategies(self) -> tuple[str, ...]:
         """The names of the strategies that this server offers."""
-        return tuple(STRATEGIES)
+        return self._offered
+
+    def strategy(self, name: str) -> Strategy:
+        """A strategy by its name. Raises `BadInput` naming those there are."""
+        if name not in self._offered:
+            raise BadInput(f"this server has no strategy {name!r}; it has {', '.join(self._offered)}")
+        return load_strategy(name)
 
     def model(self, spec: str | None = None) -> Model:
         """A model by its spec; None: the first. Raises `BadInput` naming those there are."""
@@ -89,11 +127,15 @@ class Service:
             return self._opened[name]
 
     async def attempt(self, asked: Ask, watch: Watch | None = None) -> Trajectory:
-        """Answer; a model or an index that fails gives a trajectory with `error` set.
+        """Answer, when there is a place for it; a model or an index that fails gives a trajectory with `error` set.
 
-        Raises `BadInput` for what cannot work as asked.
+        The question of the trajectory is the one that the strategy was asked; where a history made it another than the
+        user's, `meta` holds both (`query`, `history`).
+
+        Raises `BadInput` and `Unsupported` for what cannot work as asked, `Busy` and `Closing` (`ken.serving.queue`)
+        when there is no place, `TooSlow` after `seconds`.
         """
-        strategy = load_strategy(asked.strategy)
+        strategy = self.strategy(asked.strategy)
         question, model = as_question(asked.question), self.model(asked.model)
         search = await self.retriever(asked.index)
         if strategy.needs_search and search is None:
@@ -101,8 +143,24 @@ class Service:
                 f"the strategy {strategy.name!r} searches, but this server has no index; use the strategy 'direct', or "
                 "start it with --index DIR"
             )
+        if asked.instructions.strip():
+            model = Guided(model, asked.instructions.strip())
         sources = Sources(search=search, top_k=asked.top_k or self.top_k)
-        return await strategy.run(question, model, sources, sampling=asked.sampling or self.sampling, watch=watch)
+        sampling = asked.sampling or self.sampling
+        try:
+            async with asyncio.timeout(self.seconds), self.queue.place():
+                trajectory = None
+                try:
+                    trajectory = await _attempted(strategy, question, asked.history, model, sources, sampling, watch)
+                finally:
+                    for observe in self.observers:
+                        observe(asked, trajectory)
+                return trajectory
+        except TimeoutError:
+            raise TooSlow(
+                f"no answer within {self.seconds:g} s; ask something simpler, or start the server with a longer "
+                "--request-timeout"
+            ) from None
 
     async def close(self) -> None:
         """Close what it opened, and its models."""
@@ -111,3 +169,39 @@ class Service:
         self._opened.clear()
         for model in self.models.values():
             await model.close()
+
+
+async def _attempted(  # noqa: PLR0917
+    strategy: Strategy,
+    question: Question,
+    history: Sequence[Exchange],
+    model: Model,
+    sources: Sources,
+    sampling: Sampling,
+    watch: Watch | None,
+) -> Trajectory:
+    """The attempt, at the rewritten question if there is a history."""
+    if not history:
+        return await strategy.run(question, model, sources, sampling=sampling, watch=watch)
+    before = await _rewritten(question, history, model, sampling)
+    if before.error:
+        return before.model_copy(update={"strategy": strategy.name})
+    trajectory = await strategy.run(before.question, model, sources, sampling=sampling, watch=watch)
+    return trajectory.model_copy(update={"usage": before.usage + trajectory.usage})
+
+
+async def _rewritten(question: Question, history: Sequence[Exchange], model: Model, sampling: Sampling) -> Trajectory:
+    """The rewriting of a question that leans on what was said before; its question is the rewritten one.
+
+    A model that writes no rewrite is asked with the conversation before the question instead, which costs searches
+    their aim but loses nothing. Raises `Unsupported` where the model could not read that either.
+    """
+    turn = ConversationTurn(id=question.id, query=question.text, history=tuple(history)).question()
+    made = await Rewrite().run(turn, model, Sources(), sampling=sampling.but(max_tokens=REWRITE_TOKENS))
+    text = made.answer
+    if text is None and not made.error:
+        if takes_control_tokens(model):
+            raise Unsupported(f"{model.spec} follows no conversation; send the question alone")
+        text = render_history(history, question.text)
+    meta = {**turn.meta, "query": question.text}
+    return made.model_copy(update={"question": Question(id=question.id, text=text or question.text, meta=meta)})

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
+import numpy as np
 import torch
 
 from ken.core import BadInput, Trajectory
@@ -90,22 +92,22 @@ def token_batch(rows: Sequence[TokenRow], pad_id: int, device: torch.device | st
     prompt = min((row.start for row in rows if True in row.policy), default=1)
     prompt = max(prompt, 1)
     length = max(1, *(len(row.ids) - prompt for row in rows))
-    ids = torch.full((len(rows), prompt + length), pad_id)
-    real, policy = torch.zeros_like(ids, dtype=torch.bool), torch.zeros_like(ids, dtype=torch.bool)
-    logprobs = torch.zeros(ids.shape)
-    turn = torch.full_like(ids, -1)
-    for place, row in enumerate(rows):
-        if True not in row.policy:
-            real[place, : prompt + 1] = True  # attention needs something to look at
-            continue
-        n = len(row.ids)
-        ids[place, :n] = torch.tensor(row.ids)
-        real[place, :n] = True
-        policy[place, :n] = torch.tensor(row.policy)
-        logprobs[place, :n] = torch.tensor(row.logprobs)
-        turn[place, :n] = torch.tensor(row.turn)
-    parts = (
-        t.to(device)
-        for t in (ids[:, prompt:], real[:, prompt:], policy[:, prompt:], logprobs[:, prompt:], turn[:, prompt:])
+    written = np.array([True in row.policy for row in rows])
+    ends = np.where(written, [len(row.ids) for row in rows], prompt + 1)  # attention needs something to look at
+    real = np.arange(prompt + length) < ends[:, None]
+    filled = real & written[:, None]
+
+    def stacked(values: Iterable[Sequence[float]], empty: float, kind: Any) -> torch.Tensor:
+        table = np.full(filled.shape, empty, kind)
+        table[filled] = np.fromiter(chain.from_iterable(v for v, own in zip(values, written, strict=True) if own), kind)
+        return torch.from_numpy(table)
+
+    ids = stacked((row.ids for row in rows), pad_id, np.int64)
+    rest = (
+        ids,
+        torch.from_numpy(real),
+        stacked((row.policy for row in rows), False, np.bool_),
+        stacked((row.logprobs for row in rows), 0.0, np.float32),
+        stacked((row.turn for row in rows), -1, np.int64),
     )
-    return TokenBatch(ids[:, :prompt].to(device), *parts)
+    return TokenBatch(ids[:, :prompt].to(device), *(part[:, prompt:].to(device) for part in rest))

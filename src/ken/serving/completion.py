@@ -1,0 +1,111 @@
+"""From a trajectory to a reply of the chat-completions API."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from ken.core import Observation, Trajectory
+from ken.serving.answer_text import cut
+from ken.serving.citations import Citation, citations, cited
+from ken.serving.errors import NO_RETRY, ApiError
+from ken.serving.openai_types import ChatRequest
+
+
+def completion(body: ChatRequest, trajectory: Trajectory) -> dict[str, Any]:
+    """The reply. Raises `ApiError` with status 502 when there is no answer; what happened until then is in it."""
+    sources = citations(trajectory) if body.ken.citations else ()
+    answer = cut(answered(trajectory), stops(body))
+    thoughts = "\n".join(step.text for step in trajectory.steps if step.kind == "thought")
+    message: dict[str, Any] = {"role": "assistant", "content": cited(answer, sources), "refusal": None}
+    if thoughts:
+        message["reasoning_content"] = thoughts
+    return {
+        "id": new_id(),
+        "object": "chat.completion",
+        "created": int(time.time()),
+        "model": body.model,
+        "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}],
+        "usage": token_usage(trajectory),
+        "ken": ken_info(trajectory, sources),
+    }
+
+
+def answered(trajectory: Trajectory) -> str:
+    """The answer. Raises `ApiError` when there is none."""
+    if trajectory.error:
+        code, problem = "upstream_error", trajectory.error
+    elif trajectory.answer is None:
+        code = "no_answer"
+        problem = (
+            "the model gave no answer in the form that the strategy asks for; raise max_tokens, use another strategy, "
+            "or a model that follows instructions better"
+        )
+    else:
+        return trajectory.answer
+    raise ApiError(502, problem, code=code, headers=NO_RETRY, extra={"ken": ken_info(trajectory, (), error=problem)})
+
+
+def ken_info(trajectory: Trajectory, sources: Sequence[Citation], *, error: str | None = None) -> dict[str, Any]:
+    """The field `ken` of a reply (`KenInfo`)."""
+    decision = trajectory.decision
+    brought = iter(trajectory.search_results)
+    searches = []
+    for search in trajectory.searches:
+        found = next(brought, Observation())
+        searches.append(
+            {
+                "query": search.query,
+                "passages": passage_infos(found),
+                "error": found.note if found.error else None,
+            }
+        )
+    return {
+        "question": trajectory.question.text,
+        "strategy": trajectory.strategy,
+        "model": trajectory.model,
+        "decision": None if decision is None else decision.model_dump(exclude={"kind"}),
+        "searches": searches,
+        "citations": [asdict(source) for source in sources],
+        "confidence": trajectory.answer_confidence,
+        "malformed": trajectory.malformed,
+        "usage": trajectory.usage.model_dump(),
+        "error": error,
+    }
+
+
+def passage_infos(found: Observation) -> list[dict[str, Any]]:
+    """Passages by name."""
+    return [{"id": passage.id, "title": passage.title, "score": passage.score} for passage in found.passages]
+
+
+def token_usage(trajectory: Trajectory) -> dict[str, int]:
+    """OpenAI's `usage`."""
+    prompt, written = trajectory.usage.prompt_tokens, trajectory.usage.completion_tokens
+    return {"prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written}
+
+
+def summary(trajectory: Trajectory) -> dict[str, Any]:
+    """What the log says of an attempt, without any text."""
+    decision, usage = trajectory.decision, trajectory.usage
+    return {
+        "knows": decision.knows if decision else None,
+        "answered": trajectory.answer is not None,
+        "searches": usage.search_calls,
+        "model_calls": usage.model_calls,
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+    }
+
+
+def new_id() -> str:
+    """Of a completion."""
+    return f"chatcmpl-{uuid.uuid4().hex}"
+
+
+def stops(body: ChatRequest) -> tuple[str, ...]:
+    """The strings that end the answer."""
+    return (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
