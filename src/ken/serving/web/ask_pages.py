@@ -11,13 +11,13 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from pydantic import ValidationError
 
-from ken.agents import load_strategy
 from ken.agents.watch import Watch
 from ken.auditing.html import inert
 from ken.core import KenError, Step
+from ken.serving.disconnect import ended
 from ken.serving.service import Ask, Service
 from ken.serving.sse import EventStream, event
-from ken.serving.uploads import MAX_BYTES, MAX_FILES, SUFFIXES, Build, TooLarge, Uploads
+from ken.serving.uploads import MAX_FILES, SUFFIXES, Build, TooLarge, Uploads
 from ken.serving.web.pages import page
 from ken.serving.web.trace import step_view, trace_view
 
@@ -52,9 +52,8 @@ def mount(app: FastAPI) -> None:
 
     @router.get("/ask")
     def ask(request: Request) -> HTMLResponse:
-        return page(
-            request, "ask.html", **choices(service), suffixes=SUFFIXES, most_bytes=MAX_BYTES, most_files=MAX_FILES
-        )
+        most = app.state.access.upload_bytes
+        return page(request, "ask.html", **choices(service), suffixes=SUFFIXES, most_bytes=most, most_files=MAX_FILES)
 
     @router.post("/ask/stream")
     async def stream(request: Request) -> Response:
@@ -95,7 +94,7 @@ def choices(service: Service) -> dict[str, Any]:
     """What the pickers of a page offer."""
     return {
         "strategies": [
-            {"name": name, "words": STRATEGY_WORDS.get(name, ""), "searches": load_strategy(name).needs_search}
+            {"name": name, "words": STRATEGY_WORDS.get(name, ""), "searches": service.strategy(name).needs_search}
             for name in service.strategies
         ],
         "models": list(service.models),
@@ -150,7 +149,7 @@ async def _answer(service: Service, asked: Ask) -> AsyncIterator[str]:
             yield told
         await work
     finally:
-        work.cancel()
+        await ended(work)
 
 
 async def _progress(build: Build) -> AsyncIterator[str]:

@@ -26,7 +26,7 @@ from ken.metrics import SearchUse
 from ken.serving.audits import QUESTION_SUFFIXES, Audits, Order, Shown, standings
 from ken.serving.service import Service
 from ken.serving.sse import EventStream, event
-from ken.serving.uploads import BoundedForm, TooLarge, file_name
+from ken.serving.uploads import TooLarge, UploadForm, file_name
 from ken.serving.web.ask_pages import choices, refusal
 from ken.serving.web.pages import page
 from ken.serving.web.trace import trace_view
@@ -66,7 +66,7 @@ def mount(app: FastAPI) -> None:
     async def start(request: Request) -> Response:
         given: dict[str, Any] = {}
         try:
-            async with BoundedForm(request) as form:
+            async with UploadForm(request) as form:
                 given = {key: form.getlist(key) if key == "strategies" else form.get(key) for key in form}
                 order, source = await _ordered(service, audits, given)
                 name = str(given.get("name") or "")
@@ -203,7 +203,7 @@ async def _ordered(service: Service, audits: Audits, given: Mapping[str, Any]) -
             source=source.name,
             model=service.model(str(given.get("model") or "") or None).spec,
             index=str(given.get("index") or "") or None,
-            strategies=tuple(given.get("strategies") or ()),
+            strategies=tuple(service.strategy(name).name for name in given.get("strategies") or ()),
             samples=_number(given, "samples", 8),
             top_k=_number(given, "top_k", service.top_k, least=1),
             limit=_number(given, "limit", 0) or None,
