@@ -238,7 +238,7 @@ def test_the_page_fits_a_phone_and_goes_by_keyboard(chromium, served, service, s
         ('{"question": 1}', 400),
         ('{"question": "x", "unknown": 1}', 400),
         ('{"question": "x", "top_k": 0}', 400),
-        ('{"question": "' + "x" * 300_000 + '"}', 413),
+        ('{"question": "' + "x" * (1 << 20) + '"}', 413),
         ('{"question": "x", "history": [{"query": 1}]}', 400),
     ],
 )

@@ -22,7 +22,6 @@ from typing import Any, Literal
 from fastapi import Request
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException
 
 from ken.core import BadInput, KenError, SourceError
 from ken.core.frozen import Frozen
@@ -48,10 +47,6 @@ class BuildState(Frozen):
     passages: int = 0
     skipped: tuple[str, ...] = ()
     message: str = ""
-
-
-class TooLarge(BadInput):
-    """An upload has more bytes than one may have."""
 
 
 class Uploads:
@@ -182,7 +177,7 @@ class UploadForm:
     """The multipart form of a request; its temporary files are removed at the end. How large it may be is the door's
     business (`ken.serving.access`).
 
-    Raises `BadInput` for a form that is broken, `TooLarge` for one that the door finds so.
+    Raises `BadInput` for a form that is broken.
     """
 
     def __init__(self, request: Request) -> None:
@@ -193,11 +188,10 @@ class UploadForm:
             raise BadInput("expected a form of type multipart/form-data")
         try:
             return await self._request.form(max_files=MAX_FILES, max_fields=50, max_part_size=1 << 20)
-        except (MultiPartException, HTTPException) as error:
-            if getattr(error, "status_code", 400) == 413:
-                raise TooLarge(str(getattr(error, "detail", error))) from error
-            said = getattr(error, "detail", None) or getattr(error, "message", None) or error
-            raise BadInput(f"the upload cannot be read ({str(said).rstrip('.')})") from error
+        except HTTPException as error:
+            if error.status_code != 400:  # too large, as the door has it
+                raise
+            raise BadInput(f"the upload cannot be read ({str(error.detail).rstrip('.')})") from error
 
     async def __aexit__(self, *_: object) -> None:
         await self._request.close()
