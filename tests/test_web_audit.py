@@ -11,8 +11,9 @@ import threading
 
 import httpx
 import pytest
-from browser import PHONE, SECONDS, serving
-from capitals import CAPITALS, KNOWN, QUESTIONS, build_index, reply, write_questions
+from browser import PHONE, SECONDS, ken_serve, serving
+from capitals import CAPITALS, KNOWN, QUESTIONS, build_index, reply, serve, write_questions
+from faulty_server import FaultyServer, Hang
 
 import ken
 from ken.core import ModelError, Question
@@ -152,6 +153,45 @@ def test_an_audit_goes_on_after_a_restart_of_the_server(chromium, tmp_path):
     assert len(log.read_text().splitlines()) == ATTEMPTS
 
 
+@pytest.mark.slow
+def test_an_audit_goes_on_after_the_server_was_killed(chromium, tmp_path):
+    """`ken serve`, killed with the signal that cannot be caught."""
+    make_service(tmp_path)
+    held, released = threading.Event(), threading.Event()
+
+    def plan(number, payload):
+        if number < 20 or released.is_set():
+            return serve(number, payload)
+        held.set()
+        return Hang()
+
+    arguments = (
+        "--model",
+        "openai/m",
+        "--upstream-key",
+        "k",
+        "--index",
+        tmp_path / "index",
+        "--data",
+        tmp_path / "data",
+    )
+    with FaultyServer(plan) as upstream:
+        with ken_serve(*arguments, "--base-url", upstream.base_url, cwd=tmp_path) as (address, process):
+            order(chromium.page(address + "/audit"), "night")
+            assert held.wait(SECONDS)
+            process.kill()
+            process.wait()
+        chromium.close_pages()
+        log = tmp_path / "data/audits/night/run/trajectories.jsonl"
+        before = log.read_text()
+        released.set()
+        with ken_serve(*arguments, "--base-url", upstream.base_url, cwd=tmp_path) as (address, _):
+            page = chromium.page(address + "/audit/night")
+            page.locator(".report").wait_for()
+    assert log.read_text().startswith(before)
+    assert len(log.read_text().splitlines()) == ATTEMPTS
+
+
 def test_two_audits_are_compared(chromium, served, tmp_path):
     forgetful = ScriptedModel(lambda prompt: re.sub("Lima|Oslo", "Atlantis", capitals(prompt)), spec="openai/forgetful")
     page = chromium.page(
@@ -228,6 +268,7 @@ def test_questions_that_cannot_be_read_are_said_and_the_form_keeps_what_was_type
     [
         ({"name": "../up"}, "cannot be a name"),
         ({"name": ""}, "cannot be a name"),
+        ({"name": "compare"}, "choose another name"),
         ({"questions": "../order.json"}, "choose a file of questions"),
         ({"questions": ""}, "choose a file of questions"),
         ({"model": "openai/none"}, "this server has no model"),
