@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check format bench claims lab clean
+.PHONY: help setup demo test test-slow check format docs bench claims lab clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,11 +21,15 @@ setup: $(STAMP) ## install into .venv (the tool is then .venv/bin/ken)
 demo: setup ## build a small world, audit four strategies on it, show traced questions, and teach the model what it knows
 	@$(BIN)/ken demo
 
+# Two processes with one thread each are the fastest on two cores; tests of one file share what they set up.
+WORKERS ?= 2
+PYTEST  := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
 test: setup ## the tests, without those marked slow
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-slow: setup ## every test
-	$(BIN)/python -m pytest -m ''
+	$(PYTEST) -m ''
 
 check: setup ## lint, types, import contracts
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -35,9 +39,13 @@ check: setup ## lint, types, import contracts
 format: setup ## let ruff mend what it can
 	$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
-bench: setup ## measure against peers and rewrite bench/RESULTS.md and bench/TRAINING.md
+docs: setup ## build the documentation into site/, strictly and without the network; open site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+bench: setup ## measure against peers and rewrite bench/RESULTS.md, TRAINING.md and SERVING.md
 	$(BIN)/python bench/search.py --write
 	$(BIN)/python bench/training.py --write
+	$(BIN)/python bench/serving.py --write
 
 claims: setup ## check the claims of every paper that runs, one process a paper; goes on where it stopped
 	@failed=0; for slug in $$($(BIN)/python -c 'from ken.papers.catalogue import rows; print(*rows())'); do \
@@ -47,4 +55,4 @@ lab: setup ## rebuild the shipped FactWorld checkpoint from its seed
 	$(BIN)/ken lab build factworld --out src/ken/models/checkpoints/factworld
 
 clean: ## remove what `make` made
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -114,7 +114,8 @@ class FakeKen:
         self.code = MAIN.format(folder=str(rows))
 
     def start(self, *arguments: object, **changes: str) -> subprocess.Popen[str]:
-        changes = {"PYTHONPATH": str(Path(__file__).parent), "FAKE_LOG": str(self.folder / "log"), **changes}
+        path = os.pathsep.join(filter(None, (str(Path(__file__).parent), os.environ.get("PYTHONPATH"))))
+        changes = {"PYTHONPATH": path, "FAKE_LOG": str(self.folder / "log"), **changes}
         return subprocess.Popen(
             [sys.executable, "-c", self.code, *map(str, arguments)],
             cwd=self.folder,

@@ -18,7 +18,8 @@ from capitals import command, environment, run_ken
 from conftest import Served
 from faulty_server import Action, Answer, FaultyServer, Hang, Status
 
-from ken.auditing.feasibility import JUDGEMENTS, MADE_UP, REPORT, TOGETHER, audit_feasibility
+from ken.auditing.asking import TOGETHER
+from ken.auditing.feasibility import JUDGEMENTS, MADE_UP, REPORT, audit_feasibility
 from ken.core import BadInput, ModelError, Question, Sampling
 from ken.models.scripted import ScriptedModel
 
@@ -246,7 +247,7 @@ def test_options_that_cannot_work_are_one_sentence_before_anything_is_written(tm
 
 def test_a_folder_is_of_one_run_only(tmp_path: Path) -> None:
     audit_feasibility(questions(), model=ScriptedModel(said), out=tmp_path / "out", samples=2)
-    with pytest.raises(BadInput, match=r"holds another run \(samples was 2 and is 3\)"):
+    with pytest.raises(BadInput, match=r"with other settings \(samples was 2 and is 3\)"):
         audit_feasibility(questions(), model=ScriptedModel(said), out=tmp_path / "out", samples=3)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")

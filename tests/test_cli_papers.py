@@ -31,11 +31,12 @@ def test_the_list_as_json(fake):
     listed = json.loads(fake.run("papers", "--json").stdout)
     assert len(listed) == 60
     assert [*listed[0]] == [
-        "number", "slug", "name", "title", "arxiv", "year", "inside", "outside", "signal", "state", "verdicts"
+        "number", "slug", "name", "title", "arxiv", "year", "date", "authors", "organisation", "code", "listed",
+        "inside", "outside", "signal", "summary", "state", "verdicts",
     ]  # fmt: skip
     by_slug = {paper["slug"]: paper for paper in listed}
     assert by_slug[SLUG]["state"] == "runs"
-    assert by_slug["crag-clustered"]["title"] == "Clustered Retrieved Augmented Generation"
+    assert by_slug["crag-clustered"]["title"] == "Clustered Retrieved Augmented Generation (CRAG)"
 
 
 def test_a_paper_goes_from_runs_to_verdicts(fake):
@@ -129,6 +130,20 @@ def test_results_that_are_broken_are_named(fake):
     done = fake.run("papers", SLUG)
     assert done.returncode == 2
     assert f"{SLUG}.json cannot be read as results" in done.stderr
+
+
+def test_a_paper_is_shown_with_date_authors_code_and_summary(tmp_path):
+    done = run_ken("papers", "adasearch", cwd=tmp_path)
+    lines = done.stdout.splitlines()
+    assert lines[0] == "01 AdaSearch"
+    assert "2025-12-18, 6 authors" in lines
+    assert "https://github.com/hank0316/AdaSearch" in done.stdout
+    assert "only a no leads to search" in " ".join(done.stdout.split())
+    done = run_ken("papers", "sema", cwd=tmp_path)
+    assert "2026-02-06, Microsoft" in done.stdout.splitlines()
+    shown = json.loads(run_ken("papers", "sema", "--json", cwd=tmp_path).stdout)
+    assert (shown["authors"], shown["organisation"], shown["listed"]) == (None, "Microsoft", "2026-04-15")
+    assert shown["summary"].startswith("For testing the safety of chat models")
 
 
 def test_a_planned_paper_is_shown_as_planned(tmp_path):

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from ken.core.conversation import read_turns
+
 pytest.importorskip("trl", reason="needs the extra `train`")
 
 SHORT = ("--questions", "40", "--samples", "4", "--steps", "3")
@@ -95,4 +97,8 @@ def test_a_written_world_can_be_indexed_and_asked(tmp_path: Path) -> None:
     assert question["golden_answers"][0] in asked.stdout
 
     assert ken("lab", "write", "factworld", "world", cwd=tmp_path).returncode == 2, "nothing is overwritten"
+    assert ken("lab", "write", "conversations", "talk", cwd=tmp_path).returncode == 0
+    turns = list(read_turns(tmp_path / "talk" / "turns-test.jsonl"))
+    assert turns[1].history[0].query == turns[0].query
+    assert all(turn.gold and turn.rewrite for turn in turns)
     assert ken("lab", "write", "atlantis", "other", cwd=tmp_path).stderr.startswith("ken: there is no world 'atlantis'")

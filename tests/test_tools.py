@@ -236,6 +236,55 @@ def test_entries_grow_old_and_leave() -> None:
     assert len(engine.asked) == 5
 
 
+class Gate(Engine):
+    """Answers when the gate is opened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open = asyncio.Event()
+
+    async def search(self, query: str, k: int) -> list[Passage]:
+        await self.open.wait()
+        return await super().search(query, k)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_who_asks_the_same_at_the_same_time_waits_for_one_search(fails: bool) -> None:
+    async def three() -> None:
+        engine = Gate()
+        cache = CachedRetriever(engine, fuzzy=None)
+        engine.fails = fails
+        asking = [asyncio.create_task(cache.search("Elbe", 1)) for _ in range(3)]
+        await asyncio.sleep(0)
+        engine.open.set()
+        found = await asyncio.gather(*asking, return_exceptions=True)
+        assert all(isinstance(f, SourceError) if fails else f[0].id == "Elbe/0" for f in found)
+        assert len({id(f) for f in found if not fails}) == 3 * (not fails), "nobody can change another's list"
+        if not fails:
+            assert engine.asked == [("Elbe", 1)]
+            assert (cache.count.exact, cache.count.missed) == (2, 1)
+
+    asyncio.run(three())
+
+
+def test_whoever_waits_searches_itself_when_the_one_who_began_is_cancelled() -> None:
+    async def two() -> None:
+        engine = Gate()
+        cache = CachedRetriever(engine, fuzzy=None)
+        first, second, third = (asyncio.create_task(cache.search("Elbe", 1)) for _ in range(3))
+        await asyncio.sleep(0)
+        first.cancel()
+        third.cancel()  # and waiting can be given up as well
+        await asyncio.gather(first, third, return_exceptions=True)
+        engine.open.set()
+        assert (await second)[0].id == "Elbe/0"
+        assert first.cancelled()
+        assert third.cancelled()
+        assert len(engine.asked) == 1, "the search that was given up never got as far as the engine"
+
+    asyncio.run(two())
+
+
 def test_a_failed_search_is_not_remembered() -> None:
     engine = Engine()
     cache = CachedRetriever(engine)

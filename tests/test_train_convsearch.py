@@ -268,7 +268,7 @@ def test_the_paper_s_constants_are_the_defaults() -> None:
     ("changes", "said"),
     [
         ({"questions": "blind.jsonl"}, "none of 24 turns names a gold passage"),
-        ({"questions": "none.jsonl"}, "none of 24 turns can be trained on: the turn"),
+        ({"questions": "none.jsonl"}, "none of 24 turns can be ranked; the first: the turn"),
         ({"questions": "plain.jsonl"}, "expected 'qid' to be"),
         (
             {"questions": [Question(id="q", text="Why?", meta={"history": "once"})]},

@@ -15,6 +15,7 @@ pytest.importorskip("trl", reason="needs the extra `train`")
 import ken
 from ken.core import Passage, Question, SourceError
 from ken.papers.train import Listener, read_run, resume, train_on
+from ken.sources.search.retriever import IndexRetriever
 from ken.sources.tools.python import PythonTool
 from ken.sources.tools.tool import ToolResult
 from ken.training.checkpoints import STATE
@@ -117,3 +118,27 @@ def test_what_was_trained_is_audited_with_its_tools(place: Path, capsys: pytest.
     finish(Trained(place, settings, model=place / "model"))
     said = " ".join(capsys.readouterr().out.split())
     assert f"ken audit --model hf/{place / 'model'} --index docs --top-k 1 --strategies tools --questions" in said
+
+
+@pytest.mark.parametrize(("cache", "asked_again"), [(1.0, False), (0.0, True)])
+def test_searches_are_answered_from_memory_where_a_cache_is_wanted(
+    place: Path, tmp_path: Path, cache: float, asked_again: bool
+) -> None:
+    asked: list[str] = []
+    search = IndexRetriever.search
+
+    async def counted(self: IndexRetriever, query: str, k: int) -> list[Passage]:
+        asked.append(" ".join(query.lower().split()))
+        return await search(self, query, k)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(IndexRetriever, "search", counted)
+        train(place, tmp_path / "run", code=False, steps=1, search_cache=cache)
+    assert asked
+    assert (len(asked) > len({*asked})) == asked_again
+
+
+def test_a_ratio_that_is_none_is_refused(place: Path, tmp_path: Path) -> None:
+    with pytest.raises(ken.core.BadInput, match="search_cache cannot be 1"):
+        train(place, tmp_path / "run", search_cache=1.5)
+    assert not (tmp_path / "run").exists()

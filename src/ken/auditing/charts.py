@@ -14,44 +14,70 @@ WIDTH, HEIGHT = 440, 300
 LEFT, RIGHT, TOP, BOTTOM = 52, 16, 14, 44
 
 
-class Plane:
-    """A coordinate plane from (0, 0) to (x_max, y_max) with grid, ticks and axis titles."""
+Tick = tuple[float, str]
+"""A place on an axis, and what is written there."""
 
-    def __init__(self, x_title: str, y_title: str, *, x_max: float = 1.0, y_max: float = 1.0) -> None:
-        self.x_max, self.y_max = x_max, y_max
+
+class Plane:
+    """A coordinate plane with grid, ticks and axis titles.
+
+    x_min … y_max: what it shows, in data units. width, height: in the drawing's own, which scale with the page; left,
+    bottom: room for ticks and titles. x_ticks, y_ticks: by default six from end to end, numbered.
+    """
+
+    def __init__(
+        self,
+        x_title: str,
+        y_title: str,
+        *,
+        x_min: float = 0.0,
+        x_max: float = 1.0,
+        y_min: float = 0.0,
+        y_max: float = 1.0,
+        width: float = WIDTH,
+        height: float = HEIGHT,
+        left: float = LEFT,
+        bottom: float = BOTTOM,
+        x_ticks: Sequence[Tick] | None = None,
+        y_ticks: Sequence[Tick] | None = None,
+    ) -> None:
+        self.x_min, self.x_max, self.y_min, self.y_max = x_min, x_max, y_min, y_max
+        self.width, self.height, self.left, self.bottom = width, height, left, bottom
         self.parts: list[Markup] = []
-        for i in range(6):
-            share = i / 5
-            x, y = self.x(share * x_max), self.y(share * y_max)
+        for value, text in _six(y_min, y_max) if y_ticks is None else y_ticks:
+            y = self.y(value)
             self.parts.append(
-                Markup('<line class="grid" x1="{}" y1="{}" x2="{}" y2="{}"/>').format(LEFT, y, WIDTH - RIGHT, y)
+                Markup('<line class="grid" x1="{}" y1="{}" x2="{}" y2="{}"/>').format(left, y, width - RIGHT, y)
             )
             self.parts.append(
-                Markup('<text class="tick" x="{}" y="{}" text-anchor="end">{}</text>').format(
-                    LEFT - 6, y + 4, _tick(share * y_max)
-                )
+                Markup('<text class="tick" x="{}" y="{}" text-anchor="end">{}</text>').format(left - 6, y + 4, text)
             )
+        for value, text in _six(x_min, x_max) if x_ticks is None else x_ticks:
             self.parts.append(
                 Markup('<text class="tick" x="{}" y="{}" text-anchor="middle">{}</text>').format(
-                    x, HEIGHT - BOTTOM + 16, _tick(share * x_max)
+                    self.x(value), height - bottom + 16, text
                 )
             )
-        self.parts.append(
-            Markup('<text class="axis" x="{}" y="{}" text-anchor="middle">{}</text>').format(
-                (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, x_title
+        if x_title:
+            self.parts.append(
+                Markup('<text class="axis" x="{}" y="{}" text-anchor="middle">{}</text>').format(
+                    (left + width - RIGHT) / 2, height - 8, x_title
+                )
             )
-        )
-        self.parts.append(
-            Markup('<text class="axis" transform="translate(14 {}) rotate(-90)" text-anchor="middle">{}</text>').format(
-                (TOP + HEIGHT - BOTTOM) / 2, y_title
+        if y_title:
+            self.parts.append(
+                Markup(
+                    '<text class="axis" transform="translate(14 {}) rotate(-90)" text-anchor="middle">{}</text>'
+                ).format((TOP + height - bottom) / 2, y_title)
             )
-        )
 
     def x(self, value: float) -> float:
-        return round(LEFT + value / self.x_max * (WIDTH - LEFT - RIGHT), 1)
+        share = (value - self.x_min) / (self.x_max - self.x_min)
+        return round(self.left + share * (self.width - self.left - RIGHT), 1)
 
     def y(self, value: float) -> float:
-        return round(HEIGHT - BOTTOM - value / self.y_max * (HEIGHT - TOP - BOTTOM), 1)
+        share = (value - self.y_min) / (self.y_max - self.y_min)
+        return round(self.height - self.bottom - share * (self.height - TOP - self.bottom), 1)
 
     def line(self, points: Sequence[tuple[float, float]], style: str) -> None:
         """A polyline through data points; `style` is a CSS class."""
@@ -74,10 +100,14 @@ class Plane:
             width = 7 * len(text)
             boxes = [
                 (left, y + shift - 8, left + width, y + shift + 8)
-                for shift in (0, *(side * step for step in range(15, HEIGHT, 15) for side in (-1, 1)))
+                for shift in (0, *(side * step for step in range(15, int(self.height), 15) for side in (-1, 1)))
                 for left in (x + 9, x - 9 - width)
             ]
-            inside = [b for b in boxes if b[0] > LEFT and b[2] < WIDTH and b[1] > 0 and b[3] < HEIGHT - BOTTOM]
+            inside = [
+                b
+                for b in boxes
+                if b[0] > self.left and b[2] < self.width and b[1] > 0 and b[3] < self.height - self.bottom
+            ]
             box = next((b for b in inside if not any(_overlap(b, other) for other in taken)), boxes[0])
             taken.append(box)
             self.parts.append(
@@ -88,7 +118,7 @@ class Plane:
 
     def svg(self, title: str) -> Markup:
         return Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
-            WIDTH, HEIGHT, title, Markup("").join(self.parts)
+            self.width, self.height, title, Markup("").join(self.parts)
         )
 
 
@@ -156,6 +186,12 @@ def stacked_bars(rows: Sequence[tuple[str, Sequence[tuple[str, int]]]]) -> Marku
 
 def _overlap(one: Sequence[float], other: Sequence[float]) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+def _six(low: float, high: float) -> list[Tick]:
+    """Six ticks from end to end."""
+    places = [low + i / 5 * (high - low) for i in range(6)]
+    return [(place, _tick(place)) for place in places]
 
 
 def _tick(value: float) -> str:

@@ -6,30 +6,26 @@ the model made up tasks, and feasibility.json with the tables, which the command
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 import ken
 from ken.agents.background import run
-from ken.auditing.folder import check_keepable, digest, save, saving
-from ken.core import BadInput, ModelError, Question, Sampling
+from ken.auditing.asking import Asking
+from ken.auditing.folder import check_keepable, claim, digest, save
+from ken.core import BadInput, Question, Sampling
 from ken.core.answerable import answerable, read_answerable
 from ken.core.frozen import Frozen
 from ken.core.seeding import derive_seed
 from ken.metrics import feasibility as metric
 from ken.models import Model, load_model
 from ken.training.introspection import Introspector
-from ken.training.json_lines import JsonLines
 from ken.training.self_analysis import Analysis, SelfAnalyser, consensus_histogram, judged, make_up, type_of
 from ken.training.task_pool import InventedTask, TaskPool
 
 SETTINGS, JUDGEMENTS, MADE_UP, REPORT = "settings.json", "judgements.jsonl", "made-up.jsonl", "feasibility.json"
-TOGETHER = 64  # tasks judged at once; when every judgement of them fails, the model is down
 SAMPLING = Sampling(temperature=1.0, max_tokens=512)
 
 
@@ -139,17 +135,18 @@ def audit_feasibility(
     )
 
     async def work() -> FeasibilityReport:
-        judge = None
+        asking = None
         try:
             author, pool = _author(loaded, asked, sampling) if made_up else (None, None)
-            _claim(folder, settings)
-            judge = _Judge(loaded, analyser, JsonLines(folder / JUDGEMENTS), on_progress, len(asked) + made_up)
+            claim(folder, settings, SETTINGS, one="judgements of feasibility", none="no judgements of feasibility")
+            asking = Asking(loaded.spec, folder / JUDGEMENTS, on_progress, len(asked) + made_up)
+            judge = _Judge(loaded, analyser, asking)
             types = [type_of(label, str(q.meta.get("reason") or "")) for q, label in zip(asked, labels, strict=True)]
             given = _tables(await judge.of("given", asked), labels, types)
             if author is None or pool is None:
                 return FeasibilityReport(settings=settings, given=given)
             tasks, dropped = await _made_up(folder, loaded, author, pool, settings)
-            judge.total = len(asked) + len(tasks)
+            asking.total = len(asked) + len(tasks)
             own = _tables(
                 await judge.of("made up", [task.asked for task in tasks]),
                 [task.feasible for task in tasks],
@@ -157,8 +154,8 @@ def audit_feasibility(
             )
             return FeasibilityReport(settings=settings, given=given, made_up=own, dropped=dropped)
         finally:
-            if judge is not None:
-                judge.kept.close()
+            if asking is not None:
+                asking.close()
             if loaded is not model:
                 await loaded.close()
 
@@ -167,48 +164,23 @@ def audit_feasibility(
     return report
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Judge:
-    """Judges tasks and keeps the judgements; those of an earlier run are not asked for again, unless they failed."""
+    """Judges tasks in a fresh context each."""
 
     model: Model
     analyser: SelfAnalyser
-    kept: JsonLines
-    on_progress: Callable[[int, int], None]
-    total: int
-    done: int = 0
+    asking: Asking
 
     async def of(self, kind: str, tasks: Sequence[Question]) -> list[Analysis]:
         """One analysis per task, in order. Raises `ModelError` when the model does not answer."""
-        by_id = {task.id: task for task in tasks}
-        known = {
-            r["id"]: Analysis(by_id[r["id"]], tuple(r["verdicts"]))
-            for r in self.kept.records()
-            if r.get("kind") == kind and r.get("id") in by_id and not r["errors"]
-        }
-        left = [task for task in tasks if task.id not in known]
-        self._tell(len(tasks) - len(left))
 
-        async def one(task: Question) -> Analysis:
+        async def judge(task: Question) -> dict[str, Any]:
             (analysis,) = await self.analyser.run(self.model, [task])
-            known[task.id] = analysis
-            self.kept.add({"kind": kind, "id": task.id, "verdicts": analysis.verdicts, "errors": analysis.errors})
-            self._tell(1)
-            return analysis
+            return {"verdicts": analysis.verdicts, "errors": analysis.errors}
 
-        for start in range(0, len(left), TOGETHER):
-            found = await asyncio.gather(*map(one, left[start : start + TOGETHER]))
-            if all(len(analysis.errors) == self.analyser.samples for analysis in found):
-                raise ModelError(
-                    f"{self.model.spec} did not answer {len(found) * self.analyser.samples} times in a row "
-                    f"({found[0].errors[0].rstrip('.')}); mend that and give the same command again, what was judged "
-                    "is kept"
-                )
-        return [known[task.id] for task in tasks]
-
-    def _tell(self, more: int) -> None:
-        self.done += more
-        self.on_progress(self.done, self.total)
+        found = await self.asking.each(kind, {task.id: task for task in tasks}, judge, calls=self.analyser.samples)
+        return [Analysis(task, tuple(found[task.id]["verdicts"]), tuple(found[task.id]["errors"])) for task in tasks]
 
 
 def _author(model: Model, asked: Sequence[Question], sampling: Sampling) -> tuple[Introspector, TaskPool]:
@@ -263,25 +235,3 @@ def _tables(analyses: Sequence[Analysis], labels: Sequence[bool], types: Sequenc
 
 def _scores(found: metric.Feasibility) -> Scores:
     return Scores(**{name: getattr(found, name) for name in Scores.model_fields})
-
-
-def _claim(out: Path, settings: FeasibilitySettings) -> None:
-    """Make `out` the folder of this run, or check that it already is. Raises `BadInput` when it holds anything else."""
-    if out.exists() and not out.is_dir():
-        raise BadInput(f"{out} is a file; name a folder with --out")
-    path = out / SETTINGS
-    with saving(out):
-        if not path.exists():
-            if out.exists() and any(not entry.name.startswith(f".{SETTINGS}.") for entry in out.iterdir()):
-                raise BadInput(f"{out} is not empty and holds no judgements of feasibility; choose another --out")
-            out.mkdir(parents=True, exist_ok=True)
-            save(path, settings.model_dump_json(indent=2) + "\n")
-            return
-        try:
-            before = FeasibilitySettings.model_validate_json(path.read_bytes())
-        except ValidationError as error:
-            raise BadInput(f"{path} cannot be read; it was edited, or is of another version") from error
-    old, new = before.model_dump(), settings.model_dump()
-    if changed := [name for name in new if name != "version" and old[name] != new[name]]:
-        what = f"{changed[0]} was {old[changed[0]]!r} and is {new[changed[0]]!r}"
-        raise BadInput(f"{out} holds another run ({what}); choose another --out, or delete it")

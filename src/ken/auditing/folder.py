@@ -11,8 +11,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 
 import ken
 from ken.core import BadInput, Question, Sampling
@@ -20,6 +21,8 @@ from ken.core.files import write_whole
 from ken.core.frozen import Frozen
 
 RUN, LOG, REPORT = "run.json", "trajectories.jsonl", "audit.json"
+
+Settings = TypeVar("Settings", bound=Frozen)
 
 
 class AuditSettings(Frozen):
@@ -75,9 +78,14 @@ def check_keepable(questions: Iterable[Question]) -> None:
 
 def digest(questions: Iterable[Question]) -> str:
     """A short hash of ids, texts and golds."""
+    return digest_of([question.id, question.text, list(question.answers)] for question in questions)
+
+
+def digest_of(records: Iterable[JsonValue]) -> str:
+    """A short hash of what was asked about, so that a changed file is noticed."""
     hasher = hashlib.blake2b(digest_size=8)
-    for question in questions:
-        hasher.update(json.dumps([question.id, question.text, question.answers]).encode())
+    for record in records:
+        hasher.update(json.dumps(record).encode())
     return hasher.hexdigest()
 
 
@@ -86,34 +94,43 @@ def claim_folder(out: Path, settings: AuditSettings) -> AuditSettings:
 
     Raises `BadInput` when it holds something else, which is then left as it is.
     """
+    return claim(out, settings, RUN, one="an audit", none="no audit")
+
+
+def claim(out: Path, settings: Settings, file: str, *, one: str, none: str) -> Settings:
+    """Make `out` the folder of the run that `settings` describe, or check that it already is; the settings that stand
+    in `file` of the folder, with what was found earlier. one, none: what such a folder holds or lacks, in words.
+
+    Raises `BadInput` when it holds something else, which is then left as it is.
+    """
     if out.exists() and not out.is_dir():
-        raise BadInput(f"{out} is a file; name a folder for the audit with --out")
+        raise BadInput(f"{out} is a file; name a folder with --out")
+    path = out / file
     with saving(out):
-        if (out / RUN).exists():
-            before = read_settings(out)
+        if path.exists():
+            before = _read(path, type(settings))
             if changed := _changes(before, settings):
                 raise BadInput(
-                    f"{out} holds an audit with other settings ({'; '.join(changed)}); choose another --out, or "
-                    "delete it"
+                    f"{out} holds {one} with other settings ({'; '.join(changed)}); choose another --out, or delete it"
                 )
             return before
-        # A kill while run.json was written leaves only its temporary file.
-        if out.exists() and any(not entry.name.startswith(f".{RUN}.") for entry in out.iterdir()):
-            raise BadInput(f"{out} is not empty and holds no audit; choose another --out")
+        # A kill while the settings were written leaves only their temporary file.
+        if out.exists() and any(not entry.name.startswith(f".{file}.") for entry in out.iterdir()):
+            raise BadInput(f"{out} is not empty and holds {none}; choose another --out")
         out.mkdir(parents=True, exist_ok=True)
-    write_settings(out, settings)
+    save(path, settings.model_dump_json(indent=2) + "\n")
     return settings
 
 
-def _changes(before: AuditSettings, now: AuditSettings) -> list[str]:
-    """In words, what differs between two audits."""
+def _changes(before: Frozen, now: Frozen) -> list[str]:
+    """In words, what differs between the settings of two runs."""
     old, new = before.model_dump(), now.model_dump()
     old, new = {**old, **old.pop("sampling")}, {**new, **new.pop("sampling")}
     names = [name for name in new if name not in _FOUND | _DIGEST and old[name] != new[name]]
     changed = [f"{name} was {old[name]!r} and is {new[name]!r}" for name in names]
-    if before.questions_count != now.questions_count:
-        changed.append(f"there were {before.questions_count} questions and are {now.questions_count}")
-    elif before.questions_digest != now.questions_digest:
+    if old["questions_count"] != new["questions_count"]:
+        changed.append(f"there were {old['questions_count']} questions and are {new['questions_count']}")
+    elif old["questions_digest"] != new["questions_digest"]:
         changed.append("the questions or their answers are others")
     return changed
 
@@ -123,8 +140,12 @@ def read_settings(out: Path) -> AuditSettings:
     path = out / RUN
     if not path.is_file():
         raise BadInput(f"{out} holds no audit (there is no {RUN}); name the --out folder of `ken audit`")
+    return _read(path, AuditSettings)
+
+
+def _read(path: Path, kind: type[Settings]) -> Settings:
     try:
-        return AuditSettings.model_validate_json(path.read_bytes())
+        return kind.model_validate_json(path.read_bytes())
     except ValidationError as error:
         problem = f"{path} cannot be read ({error.errors()[0]['msg']}); it was edited or is of another version"
         raise BadInput(problem) from error

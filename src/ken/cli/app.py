@@ -44,20 +44,38 @@ def ken_command(
 
 def _assemble() -> None:
     """Register the parts. They import heavy libraries only inside their functions."""
-    from ken.cli import ask, audit, demo, feasibility, index, lab, papers, retrieve, serve, train
+    from ken.cli import (
+        ask,
+        audit,
+        demo,
+        feasibility,
+        index,
+        lab,
+        mcp,
+        papers,
+        papers_feed,
+        retrieve,
+        rewriting,
+        serve,
+        train,
+    )
 
     app.command("ask")(ask.ask)
     audit.app.command("feasibility")(feasibility.feasibility)
+    audit.app.command("rewriting")(rewriting.rewriting)
     app.add_typer(audit.app, name="audit")
     app.command("search")(index.search)
     app.add_typer(index.app, name="index")
     app.command("demo")(demo.demo)
     app.add_typer(lab.app, name="lab")
-    app.command("papers")(papers.papers)
+    papers.app.command("add")(papers_feed.add)
+    papers.app.command("digest")(papers_feed.digest)
+    app.add_typer(papers.app, name="papers")
     app.command("reproduce")(papers.reproduce)
     app.command("train")(train.train)
     app.add_typer(retrieve.app, name="retrieve")
     app.command("serve")(serve.serve)
+    app.command("mcp")(mcp.mcp)
 
 
 def run() -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ken.cli import options
+from ken.cli.progress import counting, resumable
 from ken.core.errors import BadInput, DataError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ken.auditing import AuditReport
+    from ken.auditing import AuditReport, Progress
 
 app = typer.Typer(
     help="Measure what a model knows, when it searches, and which searches were needed.",
@@ -26,6 +26,7 @@ app = typer.Typer(
 
 
 @app.callback()
+@options.with_model_options
 def audit(  # noqa: PLR0917 (typer reads the options from the signature)
     context: typer.Context,
     questions: Annotated[
@@ -50,16 +51,11 @@ def audit(  # noqa: PLR0917 (typer reads the options from the signature)
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Skip broken lines of the questions, and say how many.")
     ] = False,
-    base_url: options.BaseUrl = None,
-    api_key: options.ApiKey = None,
-    device: options.Device = None,
-    concurrency: options.Concurrency = None,
-    timeout: options.Timeout = None,
-    control_tokens: options.ControlTokens = None,
     temperature: options.Temperature = 0.0,
     max_tokens: options.MaxTokens = 512,
     seed: options.Seed = 0,
     ray: options.Ray = None,
+    **model_options: Any,
 ) -> None:
     """Measure what a model knows, when it searches, and which searches were needed, wasted, missed or harmful.
 
@@ -80,32 +76,21 @@ def audit(  # noqa: PLR0917 (typer reads the options from the signature)
     asked = list(read_questions(questions, bad=bad if skip_bad else None))[:limit]
     if bad:
         typer.echo(f"skipped {len(bad):,} broken lines, the first: {plain(str(bad[0]))}", err=True)
-    with progress_bar() as on_progress:
-        try:
-            report = ken.audit(
-                asked,
-                model=model,
-                out=out,
-                index=index or None,
-                strategies=strategies,
-                samples=samples,
-                threshold=threshold,
-                top_k=top_k,
-                sampling=options.sampling(temperature, max_tokens, seed),
-                ray=ray,
-                on_progress=on_progress,
-                **options.given(
-                    base_url=base_url,
-                    api_key=api_key,
-                    device=device,
-                    concurrency=concurrency,
-                    timeout=timeout,
-                    control_tokens=control_tokens,
-                ),
-            )
-        except KeyboardInterrupt:
-            typer.echo("ken: interrupted; what was answered is kept: give the same command again to go on", err=True)
-            sys.exit(130)
+    with resumable("what was answered"), progress_bar() as on_progress:
+        report = ken.audit(
+            asked,
+            model=model,
+            out=out,
+            index=index or None,
+            strategies=strategies,
+            samples=samples,
+            threshold=threshold,
+            top_k=top_k,
+            sampling=options.sampling(temperature, max_tokens, seed),
+            ray=ray,
+            on_progress=on_progress,
+            **model_options,
+        )
     finish(report, out)
 
 
@@ -187,32 +172,7 @@ def _number(value: float | None, places: int = 3) -> str:
 
 
 @contextmanager
-def progress_bar() -> Iterator[Any]:
-    """A callback for `ken.audit`, drawn as a bar with the time that is left where there is a terminal."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    console = Console(stderr=True)
-    columns = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("attempts{task.fields[failed]}"),
-        TimeElapsedColumn(),
-        TextColumn("left:"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("audit", total=None, failed="")
-
-        def update(progress: Any) -> None:
-            failed = f", {progress.failed} failed" if progress.failed else ""
-            bar.update(task, completed=progress.done, total=progress.total, failed=failed)
-
-        yield update
+def progress_bar() -> Iterator[Callable[[Progress], None]]:
+    """A callback for `ken.audit`, drawn as a bar."""
+    with counting("attempts") as count:
+        yield lambda p: count(p.done, p.total, f", {p.failed} failed" if p.failed else "")

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ken.cli import options
+from ken.cli.progress import counting, resumable
 from ken.core.errors import BadInput
 
 if TYPE_CHECKING:
@@ -20,6 +18,7 @@ if TYPE_CHECKING:
     from ken.auditing.feasibility import FeasibilityReport, Tables
 
 
+@options.with_model_options
 def feasibility(  # noqa: PLR0917 (typer reads the options from the signature)
     questions: Annotated[
         Path | None, typer.Option(help="One {question, answerable} a line, or SelfAware's file; a reason may be given.")
@@ -31,15 +30,10 @@ def feasibility(  # noqa: PLR0917 (typer reads the options from the signature)
         int, typer.Option(min=0, help="The model makes up so many tasks too, half of each kind; 0: none.")
     ] = 0,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many questions.")] = None,
-    base_url: options.BaseUrl = None,
-    api_key: options.ApiKey = None,
-    device: options.Device = None,
-    concurrency: options.Concurrency = None,
-    timeout: options.Timeout = None,
-    control_tokens: options.ControlTokens = None,
     temperature: options.Temperature = 1.0,
     max_tokens: options.MaxTokens = 512,
     seed: options.Seed = 0,
+    **model_options: Any,
 ) -> None:
     """Measure whether a model judges rightly what it can do: verdicts on tasks that are known to be feasible or not.
 
@@ -57,28 +51,17 @@ def feasibility(  # noqa: PLR0917 (typer reads the options from the signature)
     from ken.cli.plain import plain
     from ken.core.answerable import read_answerable
 
-    with _bar() as on_progress:
-        try:
-            report = audit_feasibility(
-                list(islice(read_answerable(questions), limit)),
-                model=model,
-                out=out,
-                samples=samples,
-                made_up=made_up,
-                sampling=options.sampling(temperature, max_tokens, seed),
-                on_progress=on_progress,
-                **options.given(
-                    base_url=base_url,
-                    api_key=api_key,
-                    device=device,
-                    concurrency=concurrency,
-                    timeout=timeout,
-                    control_tokens=control_tokens,
-                ),
-            )
-        except KeyboardInterrupt:
-            typer.echo("ken: interrupted; what was judged is kept: give the same command again to go on", err=True)
-            sys.exit(130)
+    with resumable("what was judged"), counting("tasks") as on_progress:
+        report = audit_feasibility(
+            list(islice(read_answerable(questions), limit)),
+            model=model,
+            out=out,
+            samples=samples,
+            made_up=made_up,
+            sampling=options.sampling(temperature, max_tokens, seed),
+            on_progress=on_progress,
+            **model_options,
+        )
     console = Console(highlight=False)
     show(console, report)
     console.print(f"\n{out / 'feasibility.json'}  the numbers", soft_wrap=True, markup=False)
@@ -134,16 +117,3 @@ def _show(console: Console, tables: Tables) -> None:
         unread = found.unread_feasible + found.unread_infeasible
         types.add_row(plain(name), str(found.n), f"{found.accuracy:.3f}", f"{found.says_feasible:.3f}", str(unread))
     console.print(types)
-
-
-@contextmanager
-def _bar() -> Iterator[Callable[[int, int], None]]:
-    """Tasks judged, drawn as a bar with the time that is left where there is a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("tasks, left:"), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("feasibility", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

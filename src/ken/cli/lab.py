@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ken.core.errors import BadInput
 from ken.core.question import Question
+
+if TYPE_CHECKING:
+    from ken.core.conversation import ConversationTurn
 
 app = typer.Typer(
     help="Worlds with known truth, and the models that live in them.", no_args_is_help=True, rich_markup_mode=None
@@ -84,18 +87,48 @@ def build(
 
 @app.command()
 def write(
-    world: Annotated[str, typer.Argument(metavar="WORLD", help="factworld")],
+    world: Annotated[str, typer.Argument(metavar="WORLD", help="factworld or conversations.")],
     out: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")],
     variant: Variant = "plain",
     seed: Annotated[int, typer.Option(help="Of the world; the shipped model lives in seed 0.")] = 0,
 ) -> None:
-    """Write a world as files: corpus.jsonl, questions-{train,test}.jsonl, triples.tsv, statements.jsonl; of the
-    variants also two-hop-questions-{train,test}.jsonl, or questions-ood.jsonl.
+    """Write a world as files. Of factworld: corpus.jsonl, questions-{train,test}.jsonl, triples.tsv, statements.jsonl;
+    of its variants also two-hop-questions-{train,test}.jsonl, or questions-ood.jsonl. Of conversations: corpus.jsonl
+    and turns-{train,test}.jsonl.
     """
-    if world != "factworld":
-        raise BadInput(f"there is no world {world!r} that can be written as files; choose factworld")
+    if world not in {"factworld", "conversations"}:
+        raise BadInput(f"there is no world {world!r} that can be written as files; choose factworld or conversations")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BadInput(f"{out} is not an empty folder; choose another")
+    if world == "factworld":
+        _write_factworld(out, variant, seed)
+    else:
+        _write_conversations(out, seed)
+
+
+def _write_conversations(out: Path, seed: int) -> None:
+    from ken.lab.conversations import ConversationWorld, ConversationWorldConfig
+
+    made = ConversationWorld(ConversationWorldConfig(seed=seed))
+    out.mkdir(parents=True, exist_ok=True)
+    _jsonl(out / "corpus.jsonl", [{"id": p.id, "title": p.title, "text": p.text} for p in made.passages])
+    for split in ("train", "test"):
+        _jsonl(out / f"turns-{split}.jsonl", [_turn(turn) for turn in made.turns(split)])
+    typer.echo(f"wrote {out}; try: ken index build {out / 'corpus.jsonl'} {out / 'index'} --tokenizer simple")
+
+
+def _turn(turn: ConversationTurn) -> dict[str, object]:
+    """As ConvSearch-R1 stores QReCC."""
+    return {
+        "qid": turn.id,
+        "question": turn.query,
+        "context": [text for exchange in turn.history for text in (exchange.query, exchange.answer)],
+        "truth_rewrite": turn.rewrite,
+        "truth_passages": list(turn.gold),
+    }
+
+
+def _write_factworld(out: Path, variant: str, seed: int) -> None:
     from ken.lab import FactWorld, render
     from ken.lab.factworld import variant_world
 

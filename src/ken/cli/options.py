@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Callable
+from functools import wraps
+from inspect import Parameter, signature
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
@@ -42,6 +45,37 @@ Ray = Annotated[
         metavar="HOST:PORT|local", help="Spread the work over a Ray cluster, or one on this machine; the same results."
     ),
 ]
+
+
+_OF_A_MODEL = {
+    "base_url": BaseUrl,
+    "api_key": ApiKey,
+    "device": Device,
+    "concurrency": Concurrency,
+    "timeout": Timeout,
+    "control_tokens": ControlTokens,
+}
+
+
+def with_model_options(command: Callable[..., None]) -> Callable[..., None]:
+    """A command that takes `**options` takes the options that go with a model's spec; those that were given arrive."""
+    hints = get_type_hints(command, include_extras=True)
+    own = [p.replace(annotation=hints[name]) for name, p in signature(command).parameters.items() if p.kind != _REST]
+    of_a_model = [
+        Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=kind)
+        for name, kind in _OF_A_MODEL.items()
+    ]
+
+    @wraps(command)
+    def with_options(**values: Any) -> None:
+        command(**{name: value for name, value in values.items() if name not in _OF_A_MODEL or value is not None})
+
+    with_options.__signature__ = signature(command).replace(parameters=[*own, *of_a_model])  # type: ignore[attr-defined]
+    with_options.__annotations__ = {p.name: p.annotation for p in [*own, *of_a_model]}
+    return with_options
+
+
+_REST = Parameter.VAR_KEYWORD
 
 
 def sampling(temperature: float, max_tokens: int, seed: int) -> Sampling:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+import typer.core
 
 from ken.cli import options
 
@@ -28,18 +29,44 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
 _COLOURS = {"holds": "green", "fails": "red", "inconclusive": "yellow"}
 
 
-def papers(
-    slug: Annotated[str | None, typer.Argument(metavar="[SLUG]", help="A paper of the list, or its number.")] = None,
-    as_json: AsJson = False,
-) -> None:
+class Papers(typer.core.TyperGroup):
+    """`ken papers SLUG` beside the commands that a group has: what is no command is a paper."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
+        """The command of `args`, or that which shows a paper, with all of them."""
+        if (command := self.get_command(ctx, args[0])) is not None and not command.hidden:
+            return super().resolve_command(ctx, args)
+        return args[0], self.get_command(ctx, "show"), args
+
+
+app = typer.Typer(
+    cls=Papers,
+    help="List the papers and which of them run; with SLUG, show its summary, arms, claims and last verdicts.",
+    invoke_without_command=True,
+    subcommand_metavar="[SLUG | COMMAND [ARGS]...]",
+    rich_markup_mode=None,
+)
+
+
+@app.callback()
+def papers(context: typer.Context, as_json: AsJson = False) -> None:
     """List the papers and which of them run; with SLUG, show its summary, arms, claims and last verdicts.
 
-    Verdicts are read from results/SLUG.json in the working directory.
+    Verdicts are read from results/SLUG.json in the working directory, papers of your own from papers.toml there.
     """
-    if slug is None:
+    context.obj = as_json
+    if context.invoked_subcommand is None:
         _list(as_json)
-    else:
-        _show(slug, as_json)
+
+
+@app.command("show", hidden=True)
+def show(
+    context: typer.Context,
+    slug: Annotated[str, typer.Argument(metavar="SLUG", help="A paper of the list, or its number.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show a paper's summary, arms, claims and last verdicts."""
+    _show(slug, as_json or context.obj)
 
 
 def reproduce(  # noqa: PLR0917 (typer reads the options from the signature)
@@ -158,7 +185,7 @@ def _show(slug: str, as_json: bool) -> None:
     running = rows()
     if found.slug not in running:
         if as_json:
-            _print_json(found.model_dump() | {"state": "planned", "summary": "", "arms": [], "claims": []})
+            _print_json(found.model_dump() | {"state": "planned", "composed": "", "arms": [], "claims": []})
         else:
             _show_entry(Console(highlight=False), found)
             typer.echo("\nplanned: it cannot be run yet")
@@ -169,7 +196,7 @@ def _show(slug: str, as_json: bool) -> None:
             found.model_dump()
             | {
                 "state": _state(found, running)[0],
-                "summary": _one_line(paper.summary),
+                "composed": _one_line(paper.summary),
                 "arms": [{"name": arm.name, "text": arm.text, "optional": arm.optional} for arm in paper.arms],
                 "claims": [_claim_fields(claim) for claim in paper.claims],
                 "config": paper.full.model_dump(mode="json"),
@@ -198,7 +225,13 @@ def _claim_fields(claim: Any) -> dict[str, Any]:
 def _show_entry(console: Console, entry: Entry) -> None:
     console.print(f"{entry.number:02} {entry.name}", style="bold", markup=False)
     console.print(f"{entry.title} (arXiv {entry.arxiv}, {entry.year})", markup=False)
-    _grid(console, [(word, getattr(entry, word)) for word in ("inside", "outside", "signal")])
+    by = [entry.date, entry.authors and f"{entry.authors} author{'s'[: entry.authors > 1]}", entry.organisation]
+    if about := ", ".join(part for part in by if part):
+        console.print(about, markup=False, style="dim")
+    if entry.summary:
+        console.print(f"\n{entry.summary}\n", markup=False)
+    fields = [(word, getattr(entry, word)) for word in ("inside", "outside", "signal", "code")]
+    _grid(console, [(word, text) for word, text in fields if text])
 
 
 def show_results(console: Console, paper: Paper[Any, Any], results: Results) -> None:

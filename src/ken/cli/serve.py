@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ken.cli import options
 from ken.core.errors import BadInput, Unsupported
 
+if TYPE_CHECKING:
+    from ken.papers.mail import Smtp
+
 MEBIBYTE = 1024 * 1024
 
 
 def serve(  # noqa: PLR0917 (typer reads the options from the signature)
+    context: typer.Context,
     model: Annotated[
         list[str] | None, typer.Option(metavar="SPEC", help="As for `ken ask`; may be repeated, the first is default.")
     ] = None,
@@ -98,11 +102,12 @@ def serve(  # noqa: PLR0917 (typer reads the options from the signature)
     service = Service(
         # A model behind an address gets as many requests at once as there are questions.
         [load_model(spec, **given, **_at_once(spec, concurrency)) for spec in model or ()],
-        indexes=dict(_named(text) for text in index or ()),
+        indexes=dict(named_index(text) for text in index or ()),
         data=data,
         runs=runs,
         results=results,
         sampling=options.sampling(temperature, max_tokens, 0),
+        mail=_mail(context),
         top_k=top_k,
         offered=strategy,
         queue=places,
@@ -118,7 +123,21 @@ def _at_once(spec: str, concurrency: int) -> dict[str, int]:
     return {"concurrency": concurrency} if spec.startswith("openai/") else {}
 
 
-def _named(text: str) -> tuple[str, str]:
+def _mail(context: typer.Context) -> Smtp | None:
+    """The mail server of `ken papers digest`, whose settings in ken.toml are the server's too; None unless they are all
+    there, with the address that links in mails lead to."""
+    from ken.papers.mail import password, settings
+
+    digest = (context.find_root().default_map or {}).get("papers", {}).get("digest", {})
+    given = {name: digest[name] for name in ("host", "port", "user", "security", "sender", "url") if name in digest}
+    if not {"host", "sender", "url"} <= given.keys():
+        return None
+    smtp = settings(**given)
+    password(smtp)  # now, not when the first visitor subscribes
+    return smtp
+
+
+def named_index(text: str) -> tuple[str, str]:
     """`NAME=DIR`, or a folder under its own name."""
     name, equals, place = text.partition("=")
     if not equals or "/" in name:

@@ -55,6 +55,10 @@ def train(  # noqa: PLR0917 (typer reads the options from the signature)
     micro_batch: Annotated[int | None, typer.Option(help="Rollouts of one forward pass, for memory.")] = None,
     max_turns: Annotated[int | None, typer.Option(help="Searches of a rollout at most.")] = None,
     top_k: Annotated[int | None, typer.Option("--top-k", "-k", help="Passages per search.")] = None,
+    search_cache: Annotated[
+        float | None,
+        typer.Option(metavar="RATIO", help="Queries that resemble an earlier one so much share its passages; 0: none."),
+    ] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Most new tokens of one turn.")] = None,
     temperature: Annotated[float | None, typer.Option(help="Of rollouts.")] = None,
     search: Annotated[bool | None, typer.Option("--search/--no-search", help="TAPO: the tool that searches.")] = None,

@@ -60,6 +60,13 @@ class ConversationTurn(Frozen):
         """Which turn of its conversation this is; the first is 1."""
         return len(self.history) + 1
 
+    @property
+    def said(self) -> str:
+        """All that was said, oldest first, and the query, as one text: the baseline of history concatenation. Answers
+        that are missing are left out."""
+        texts = (text for exchange in self.history for text in (exchange.query, exchange.answer))
+        return " ".join([*(text for text in texts if text != UNANSWERABLE), self.query])
+
     def question(self) -> Question:
         """The turn as a strategy takes it: the query, with history, depth and gold passages (`supporting_ids`) in
         `meta`."""

@@ -22,7 +22,15 @@ from ken.metrics.decision import (
     oracle_ksample,
     solve_rate,
 )
-from ken.metrics.retrieval import answer_in_passages, hit_at_k, mean_reciprocal_rank, recall_at_k, reciprocal_rank
+from ken.metrics.ranks import RankScores
+from ken.metrics.retrieval import (
+    answer_in_passages,
+    hit_at_k,
+    mean_reciprocal_rank,
+    ranks_of,
+    recall_at_k,
+    reciprocal_rank,
+)
 from ken.metrics.search_use import SearchUse, SearchUseCounts, classify_search, count_search_use
 from ken.metrics.statistics import (
     Interval,
@@ -40,6 +48,7 @@ __all__ = [
     "DecisionTable",
     "Interval",
     "Matcher",
+    "RankScores",
     "ReliabilityBin",
     "RiskCoverage",
     "SearchUse",
@@ -66,6 +75,7 @@ __all__ = [
     "oracle_greedy",
     "oracle_ksample",
     "over_seeds",
+    "ranks_of",
     "recall_at_k",
     "reciprocal_rank",
     "reliability",

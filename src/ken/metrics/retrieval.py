@@ -10,13 +10,19 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 
 from ken.core import Passage
+from ken.metrics import ranks
 from ken.metrics.text import exact_match, normalize_answer
+
+
+def ranks_of(ranking: Iterable[str], relevant: Collection[str]) -> tuple[int, ...]:
+    """The ranks of the relevant documents that were retrieved, best first, for the measures of `ken.metrics.ranks`."""
+    wanted = _relevant(relevant)
+    return tuple(rank for rank, document in enumerate(dict.fromkeys(ranking), start=1) if document in wanted)
 
 
 def recall_at_k(ranking: Iterable[str], relevant: Collection[str], k: int) -> float:
     """Share of the relevant documents among the first k, in [0, 1]. (Manning et al. 2008, section 8.4.)"""
-    wanted = _relevant(relevant)
-    return len(wanted.intersection(_top(ranking, k))) / len(wanted)
+    return ranks.recall(ranks_of(ranking, relevant), len(_relevant(relevant)), k)
 
 
 def hit_at_k(ranking: Iterable[str], relevant: Collection[str], k: int) -> bool:
@@ -26,8 +32,7 @@ def hit_at_k(ranking: Iterable[str], relevant: Collection[str], k: int) -> bool:
 
 def reciprocal_rank(ranking: Iterable[str], relevant: Collection[str]) -> float:
     """1 / rank of the first relevant document, 0 when none was retrieved. (Voorhees 1999, TREC-8 QA track.)"""
-    wanted = _relevant(relevant)
-    return next((1 / rank for rank, document in enumerate(dict.fromkeys(ranking), start=1) if document in wanted), 0.0)
+    return ranks.reciprocal(ranks_of(ranking, relevant))
 
 
 def mean_reciprocal_rank(rankings: Sequence[Iterable[str]], relevants: Sequence[Collection[str]]) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +19,7 @@ from ken.core.conversation import ConversationTurn
 from ken.core.frozen import Frozen
 from ken.core.seeding import derive_seed
 from ken.lab.conversations import ConversationWorld, Spoken
+from ken.metrics import RankScores
 from ken.metrics.statistics import mean
 from ken.models.local import LocalModel
 from ken.papers.catalogue import entry
@@ -34,7 +35,7 @@ from ken.training.conversations_base import (
 )
 from ken.training.lab_checkpoint import built
 from ken.training.rewards.ranked import Ranked
-from ken.training.rewards.ranking import Rank, ndcg, rank_incentive, rank_measure, recall
+from ken.training.rewards.ranking import Rank, rank_incentive, rank_measure
 from ken.training.rl_config import RLConfig
 from ken.training.rollouts import Task
 from ken.training.sft import SFTConfig, sft
@@ -136,27 +137,26 @@ class Bench:
         }
 
     def ranking(self, queries: Sequence[str]) -> dict[str, float]:
-        """One query per turn, measured as trec_eval does with one relevant passage.
+        """One query per turn, measured as trec_eval does.
 
         mrr (and by depth, mrr_1 …), ndcg_3, r_5 … r_100; mrr_mismatched, mrr_unseen: of turns whose passages do not
         speak the question's words, and of entities that no training conversation mentions; first: share at rank 1;
         median: of the rank, not found counting as one beyond the last.
         """
-        found = self.ranks.best_ranks(queries, [turn.gold for turn in self.asked])
-        reciprocal = [1 / rank if rank else 0.0 for rank in found]
+        found = self.ranks.gold_ranks(queries, [turn.gold for turn in self.asked])
+        scores = [RankScores.of(ranks, len(turn.gold)) for ranks, turn in zip(found, self.asked, strict=True)]
+        reciprocal = [score.mrr for score in scores]
         by_depth = {
             f"mrr_{depth}": mean(r for r, turn in zip(reciprocal, self.asked, strict=True) if turn.depth == depth)
             for depth in DEPTHS
         }
-        ranks = sorted(rank or self.ranks.top_k + 1 for rank in found)
+        best = sorted(ranks[0] if ranks else self.ranks.top_k + 1 for ranks in found)
         return {
-            "mrr": mean(reciprocal),
-            "ndcg_3": mean(ndcg(rank, 3) for rank in found),
-            **{f"r_{k}": mean(recall(rank, k) for rank in found) for k in (5, 10, 20, 100)},
+            **asdict(RankScores.mean(scores)),
             "mrr_mismatched": self._share(reciprocal, "mismatched"),
             "mrr_unseen": self._share(reciprocal, "unseen"),
-            "first": mean(rank == 1 for rank in found),
-            "median": float(ranks[len(ranks) // 2]),
+            "first": mean(rank == 1 for rank in best),
+            "median": float(best[len(best) // 2]),
             **by_depth,
         }
 
@@ -186,8 +186,7 @@ def raw(bench: Bench) -> Metrics:
 
 def history(bench: Bench) -> Metrics:
     """Everything that was said, and the query."""
-    said = [[text for e in turn.history for text in (e.query, e.answer)] for turn in bench.asked]
-    return bench.ranking([" ".join([*texts, turn.query]) for texts, turn in zip(said, bench.asked, strict=True)])
+    return bench.ranking([turn.said for turn in bench.asked])
 
 
 def human(bench: Bench) -> Metrics:

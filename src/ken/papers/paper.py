@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
+from pydantic import Field
+
 from ken.core.frozen import Frozen
 
 Metric = float | Sequence[float]
@@ -20,6 +22,11 @@ Arms = Mapping[str, Mapping[str, Any]]
 
 Kind = Literal["hard", "soft"]
 
+ARXIV_ID = r"^(\d{4}\.\d{4,5}|[a-z-]+(\.[A-Z]{2})?/\d{7})$"
+"""An arXiv identifier without version: of 2007 and later, or of the years before (`hep-th/9901001`)."""
+
+_DATE = r"^(\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01]))?$"
+
 Config = TypeVar("Config", bound=Frozen)
 Bench = TypeVar("Bench")
 
@@ -28,18 +35,30 @@ class Entry(Frozen):
     """A paper's line in the catalogue.
 
     number: on the page that the catalogue follows; 0 is the baseline that others need. arxiv: the identifier.
+    year: of the first version. date: of the paper as its page has it, YYYY-MM-DD. authors: how many; None where the
+    page names an organisation instead, or nobody. organisation: "" unless the page names one.
+    code: the address of the authors' repository, "" if there is none. listed: when the paper came into the catalogue.
     inside, outside: what the model holds, and what it gets from elsewhere; signal: what it learns from.
+    summary: two or three sentences of our own: what is inside, what outside, and what was found.
+
+    The slug becomes a file's name and the address a link, so that neither takes anything else.
     """
 
-    number: int
-    slug: str
+    number: int = Field(ge=0)
+    slug: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
     name: str
     title: str
-    arxiv: str
+    arxiv: str = Field(pattern=ARXIV_ID)
     year: int
+    date: str = Field(default="", pattern=_DATE)
+    authors: int | None = Field(default=None, ge=1)
+    organisation: str = ""
+    code: str = Field(default="", pattern=r"^(https?://[^\s\"'<>]+)?$")
+    listed: str = Field(default="", pattern=_DATE)
     inside: str
     outside: str
     signal: str
+    summary: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,12 +126,14 @@ class Searching(Learning):
     """The options of a recipe whose rollouts search.
 
     max_turns: searches of a rollout at most; top_k: passages of a search. max_failures: so many searches that fail in a
-    row end the training.
+    row end the training. search_cache: searches are answered from memory when the same words were searched for before
+    (1), or words that resemble them by this ratio of difflib; 0 searches every time.
     """
 
     max_turns: int = Field(default=4, ge=1)
     top_k: int = Field(default=3, ge=1)
     max_failures: int = Field(default=64, ge=1)
+    search_cache: float = Field(default=0.0, ge=0, le=1)
 
     def rl(self, **changes: Any) -> RLConfig:
         return super().rl(**{"max_failures": self.max_failures, **changes})

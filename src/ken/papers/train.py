@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,7 @@ from ken.papers.recipe import Learning, Recipe, Stage, Trainee, is_address
 from ken.papers.recipes import recipe_of
 from ken.papers.work import Log, Workshop
 from ken.sources import Sources
+from ken.sources.tools.search_tool import CachedRetriever
 from ken.training.trackers import Tracker, check_tracker, tracker
 
 if TYPE_CHECKING:
@@ -248,7 +249,7 @@ def _trained(  # noqa: PLR0917
         )
     listener = listener if _first() else Listener()
     helpers = _Helpers(options, api_key)
-    sources = open_sources(settings.index or None, getattr(options, "top_k", 1))
+    sources = _sources(settings.index, options)
     try:
         admitted = recipe.admit(asked, settings.index, listener.on_note)
         stages = recipe.stages(options)
@@ -270,6 +271,15 @@ def _trained(  # noqa: PLR0917
         helpers.close()
         if sources.search is not None:
             run(sources.search.close())
+
+
+def _sources(index: str, options: Learning) -> Sources:
+    """Where rollouts search, behind a memory if they are to have one."""
+    sources = open_sources(index or None, getattr(options, "top_k", 1))
+    near = getattr(options, "search_cache", 0.0)
+    if sources.search is None or not near:
+        return sources
+    return replace(sources, search=CachedRetriever(sources.search, fuzzy=near if near < 1 else None))
 
 
 class _Helpers:

@@ -69,10 +69,8 @@ def is_loopback(host: str) -> bool:
 class Door:
     """ASGI middleware that applies `Access` to every request, before anything reads it."""
 
-    def __init__(self, app: ASGIApp, access: Access = Access()) -> None:
-        self.app, self.access = app, access
-        self.keys = Keys(access.keys)
-        self._rate = None if access.rate is None else RateLimit(access.rate)
+    def __init__(self, app: ASGIApp, access: Access, keys: Keys, limit: RateLimit | None) -> None:
+        self.app, self.access, self.keys, self._rate = app, access, keys, limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

@@ -18,6 +18,7 @@ from ken.serving.bodies import REFERENCE, schemas
 from ken.serving.disconnect import Gone
 from ken.serving.errors import ErrorReply, handle_errors
 from ken.serving.keys import Keys
+from ken.serving.limits import RateLimit
 from ken.serving.logs import Log
 from ken.serving.metrics import Metrics
 from ken.serving.openai_types import ChatRequest
@@ -40,6 +41,8 @@ def create_app(service: Service, *, access: Access | None = None, log: Log | Non
         try:
             yield
         finally:
+            await app.state.jobs.close()
+            await app.state.rows.close()
             await service.close()
 
     app = FastAPI(title="Ken", version=ken.__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
@@ -48,6 +51,7 @@ def create_app(service: Service, *, access: Access | None = None, log: Log | Non
     app.state.access = access
     metrics = Metrics(service)
     keys = Keys(access.keys)
+    limit = None if access.rate is None else RateLimit(access.rate)
     handle_errors(app)
 
     async def gone(_: Request, __: Exception) -> Response:
@@ -66,12 +70,16 @@ def create_app(service: Service, *, access: Access | None = None, log: Log | Non
     app.include_router(openai_api.router)
     app.include_router(ask_api.router)
 
-    from ken.serving.web import pages
+    from ken.serving import feed
+    from ken.serving.web import pages, papers_pages, runs_pages
 
     door.mount(app, keys)
     pages.mount(app)
+    papers_pages.mount(app)
+    runs_pages.mount(app)
+    feed.mount(app)
 
-    app.add_middleware(Door, access=access)  # the last one added is the first to see a request
+    app.add_middleware(Door, access=access, keys=keys, limit=limit)  # the last one added is the first to see a request
     app.add_middleware(Requests, counted=metrics.requested, log=log)
     app.openapi = lambda: _document(app, keys)  # type: ignore[method-assign]
     return app

@@ -8,6 +8,7 @@ first event ends the stream with an event that holds `error`, and no `[DONE]`.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -40,12 +41,12 @@ class ChatStream(EventStream):
 
     @classmethod
     async def started(cls, request: Request, service: Service, asked: Ask, body: ChatRequest) -> ChatStream:
-        """Begin the attempt and wait until something happens: what fails before that has a status of its own."""
+        """Begin the attempt and wait a while until something happens: what fails before has a status of its own."""
         told = _Told(AnswerText(service.strategy(asked.strategy).answers_from, stops(body)))
         attempt = asyncio.ensure_future(service.attempt(asked, told))
         attempt.add_done_callback(lambda _: told.events.put_nowait(None))
         try:
-            first = await while_there(request, told.events.get())
+            first = await while_there(request, told.next())
             if first is None:
                 answered(attempt.result())
         except BaseException:
@@ -67,9 +68,15 @@ class _Told(Watch):
         self.events: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
         self.text = text
 
+    async def next(self) -> dict[str, Any] | None:
+        """The next event, or an empty one when nothing has happened for a while."""
+        try:
+            return await asyncio.wait_for(self.events.get(), ALIVE_SECONDS)
+        except TimeoutError:
+            return {}
+
     def turn(self) -> None:
         self.text.turn()
-        self.events.put_nowait({})  # so that the stream begins
 
     def wrote(self, text: str) -> None:
         shown = self.text.wrote(text)
@@ -111,12 +118,9 @@ async def _chunks(
     while happened is not None:
         if happened:
             yield chunk(happened.get("delta", {}), **({"ken": happened["ken"]} if "ken" in happened else {}))
-        while True:
-            try:
-                happened = await asyncio.wait_for(told.events.get(), ALIVE_SECONDS)
-                break
-            except TimeoutError:
-                yield ALIVE
+        else:
+            yield ALIVE
+        happened = await told.next()
     try:
         trajectory = attempt.result()
         request.state.log |= summary(trajectory)
@@ -133,8 +137,8 @@ async def _chunks(
         failed = as_api_error(error)
         request.state.log |= {"error": failed.code, "message": failed.message.replace(body.messages[-1].content, "…")}
         yield event(failed.body())
-        if failed.status == 500:
-            raise  # a defect, for the log
+        if failed.status == 500:  # a defect; raised here, it would break the reply off instead of ending it
+            logging.getLogger("uvicorn.error").error("Exception in a stream", exc_info=error)
         return
     sources = citations(trajectory) if body.ken.citations else ()
     if text := rest + appendix(sources):

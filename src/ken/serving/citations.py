@@ -2,8 +2,9 @@
 
 A citation says that the words are there, not that they answer the question, and it is never the model's own claim. A
 passage is cited when, after SQuAD normalisation (`ken.metrics.text`) and as whole words, it holds a sentence of the
-answer: one of up to `PHRASE_WORDS` words as it stands, a longer one by all of its words that are no function words.
-Only the part of a passage that stood in the model's context counts, since long passages are cut there.
+answer, but for function words at its edges: one of up to `PHRASE_WORDS` words as it stands, a longer one by all of its
+words that are no function words. Only the part of a passage that stood in the model's context counts, since long
+passages are cut there.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ SHORTEST = 8
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
 _FUNCTION_WORDS = frozenset(
     normalize_answer(
-        """and are as at be been but by for from had has have he her his in is it its not of on or she so that their
-        there they this to was were which who with yes no"""
+        """also and are as at be been but by for from had has have he her his in is it its not of on or she so that
+        their there they this to was were which who with yes no"""
     ).split()
 )
 
@@ -43,8 +44,7 @@ def citations(trajectory: Trajectory) -> tuple[Citation, ...]:
     """The citations of a trajectory's answer; none without an answer or without passages that hold it."""
     if trajectory.answer is None:
         return ()
-    sentences = [words for part in _SENTENCE_END.split(trajectory.answer) if (words := normalize_answer(part).split())]
-    sentences = [words for words in sentences if set(words) - _FUNCTION_WORDS]
+    sentences = [words for part in _SENTENCE_END.split(trajectory.answer) if (words := _content(part))]
     context = _one_line(" ".join(s.text for s in trajectory.segments if s.role != "policy"))
     found = []
     for passage in trajectory.passages:
@@ -93,6 +93,13 @@ def shown(passage: Passage, context: str) -> str:
         else:
             high = middle - 1
     return " ".join(words[:low]) if low >= min(SHORTEST, len(words)) else ""
+
+
+def _content(sentence: str) -> list[str]:
+    """The words of a sentence, from its first to its last that is no function word."""
+    words = normalize_answer(sentence).split()
+    telling = [place for place, word in enumerate(words) if word not in _FUNCTION_WORDS]
+    return words[telling[0] : telling[-1] + 1] if telling else []
 
 
 def _holds(held: str, sentence: Sequence[str]) -> bool:

@@ -17,6 +17,7 @@ from ken.core.conversation import ConversationTurn, Exchange
 from ken.core.errors import KenError
 from ken.core.frozen import Frozen
 from ken.models import Model
+from ken.papers.mail import Smtp
 from ken.serving.guided import Guided, takes_control_tokens
 from ken.serving.queue import Queue
 from ken.sources import Retriever, Sources
@@ -51,7 +52,8 @@ class Service:
 
     models: loaded; the first is the default. indexes: folders or /retrieve addresses by the names that clients use; the
     first is the default. data: where uploads, audits and subscriptions are kept. runs: where training runs are looked
-    for. results: the folder of the papers' results files. offered: the strategies; None: all.
+    for. results: the folder of the papers' results files. mail: the server that takes its mail; None: it sends none.
+    offered: the strategies; None: all.
     queue: how many questions are worked on at once. seconds: the longest that one may take, waiting included; None:
     for ever.
 
@@ -66,6 +68,7 @@ class Service:
         data: str | Path = "ken-data",
         runs: str | Path = ".",
         results: str | Path = "results",
+        mail: Smtp | None = None,
         sampling: Sampling = Sampling(),
         top_k: int = 3,
         offered: Sequence[str] | None = None,
@@ -82,6 +85,7 @@ class Service:
         self.models = {model.spec: model for model in models}
         self.indexes: dict[str, str | Path] = dict(indexes or {})
         self.data, self.runs, self.results = Path(data), Path(runs), Path(results)
+        self.mail = mail
         self.sampling, self.top_k = sampling, top_k
         self._opened: dict[str, Retriever] = {}
         self._opening = asyncio.Lock()

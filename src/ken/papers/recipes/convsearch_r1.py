@@ -16,7 +16,7 @@ from ken.core.seeding import derive_seed
 from ken.papers.recipe import FineTuned, Recipe, Stage, Trainee, is_address
 from ken.papers.work import Reinforcement, Supervision
 from ken.sources.search.index import Index, Mode
-from ken.sources.search.ranks import RankService, admit, open_ranks
+from ken.sources.search.ranks import RankService, left_out_note, open_ranks, sort_out
 from ken.training.kept_attempts import KeptAttempts
 from ken.training.preflight import check_tags
 from ken.training.rewards.ranked import Ranked
@@ -170,30 +170,11 @@ def _fit(questions: Sequence[Question], options: ConvSearchOptions) -> None:
 
 
 def _admit(questions: Sequence[Question], index: str, on_note: Callable[[str], None]) -> Sequence[Question]:
-    """The turns that can be ranked; the ids of a remote index cannot be looked up, so there gold passages are believed.
-
-    Raises `BadInput` when there is none.
-    """
-    if is_address(index):
-        left = [question for question in questions if question.supporting_ids]
-        problems = [f"the turn {q.id!r} names no gold passage" for q in questions if not q.supporting_ids]
-    else:
-        refused: list[BadInput] = []
-        turns = [ConversationTurn.of(question) for question in questions]
-        fit = {turn.id for turn in admit(turns, Index.open(index), bad=refused)}
-        left = [question for question in questions if question.id in fit]
-        problems = [str(error) for error in refused]
-    if not left:
-        raise BadInput(f"none of {len(questions)} turns can be trained on: {problems[0]}")
-    if problems:
-        kept = {question.id for question in left}
-        ids = [question.id for question in questions if question.id not in kept]
-        more = ", …" if len(ids) > 10 else ""
-        on_note(
-            f"{len(ids):,} of {len(questions):,} turns are left out ({', '.join(ids[:10])}{more}); the first: "
-            f"{problems[0]}"
-        )
-    return left
+    """The turns that can be ranked. Raises `BadInput` when there is none."""
+    found = sort_out(map(ConversationTurn.of, questions), None if is_address(index) else Index.open(index))
+    if found.left_out:
+        on_note(left_out_note(found.left_out, len(found.turns)))
+    return [question for question in questions if question.id not in found.left_out]
 
 
 def _lab(_: Mapping[str, Any]) -> dict[str, Any]:

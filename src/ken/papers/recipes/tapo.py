@@ -34,6 +34,7 @@ class TapoOptions(Searching):
     kl: float = Field(default=0.0, ge=0)
     weight_decay: float = Field(default=0.1, ge=0, allow_inf_nan=False)
     top_k: int = Field(default=1, ge=1)
+    search_cache: float = Field(default=0.7, ge=0, le=1)
     search: bool = True
     code: bool = True
     max_refills: int = Field(default=9, ge=0)
@@ -93,7 +94,7 @@ def _fit(questions: Sequence[Question], options: TapoOptions) -> None:
 
 
 def _lab(_: Mapping[str, Any]) -> dict[str, Any]:
-    return {**LAB, "minibatches": 1, "kl": 0.0, "max_tokens": 24, "length": 96, "buffer": 48}
+    return {**LAB, "minibatches": 1, "kl": 0.0, "max_tokens": 24, "length": 96, "buffer": 48, "search_cache": 1.0}
 
 
 recipe = Recipe(

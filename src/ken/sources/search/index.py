@@ -18,6 +18,7 @@ import tantivy
 import ken
 from ken.core import BadInput, DataError, Passage, SourceError
 from ken.core.frozen import Frozen
+from ken.metrics.retrieval import ranks_of
 from ken.sources.search.bm25 import BM25, Place, analyzer
 from ken.sources.search.chunking import check_chunking
 from ken.sources.search.fusion import reciprocal_rank_fusion
@@ -180,10 +181,11 @@ class Index:
             results.append([passages[identifier].model_copy(update={"score": score}) for identifier, score in fused])
         return results
 
-    def best_ranks(
+    def gold_ranks(
         self, queries: Sequence[str], golds: Sequence[Collection[str]], k: int = 100, *, mode: Mode | None = None
-    ) -> list[int | None]:
-        """For each query, the best rank (from 1) of any of its gold documents among the `k` best passages, or None.
+    ) -> list[tuple[int, ...]]:
+        """For each query, the ranks (from 1, best first) of those of its gold documents that are among the `k` best
+        passages.
 
         Ranks are those of distinct documents, as in `ken.metrics.retrieval`. golds: one collection of document ids per
         query. With BM25 and one passage per document nothing is read but the ranking, which takes a tenth of the time
@@ -197,17 +199,17 @@ class Index:
             engine = self._bm25
             places = {gold: engine.places(gold) for gold in {gold for ids in golds for gold in ids}}
 
-            def rank(query: str, ids: Collection[str]) -> int | None:
+            def ranks(query: str, ids: Collection[str]) -> tuple[int, ...]:
                 wanted = frozenset[Place]().union(*(places[gold] for gold in ids))
                 ranking = enumerate(engine.ranking(well_formed(query), k), start=1)
-                return next((rank for rank, place in ranking if place in wanted), None)
+                return tuple(rank for rank, place in ranking if place in wanted)
 
-            return list(map(rank, queries, golds))
-        ranks = []
-        for found, ids in zip(self.search_many(queries, k, mode=mode), golds, strict=True):
-            ranking = enumerate(dict.fromkeys(passage.document_id for passage in found), start=1)
-            ranks.append(next((rank for rank, document in ranking if document in ids), None))
-        return ranks
+            return list(map(ranks, queries, golds))
+        results = self.search_many(queries, k, mode=mode)
+        return [
+            ranks_of((p.document_id for p in found), ids) if ids else ()
+            for found, ids in zip(results, golds, strict=True)
+        ]
 
     def info(self) -> IndexInfo:
         """What is in the index, and with which settings it was built."""

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ken.core import BadInput, Passage
 from ken.core.conversation import ConversationTurn
+from ken.metrics.retrieval import ranks_of
 from ken.sources.search.index import Index, Mode
 from ken.sources.search.protocol import Retriever
 
@@ -55,6 +56,13 @@ class RankService:
     def best_ranks(self, queries: Sequence[str], golds: Sequence[Collection[str]]) -> list[int | None]:
         """For each query the rank, from 1, of the best of its gold documents, or None when none is in the top k.
 
+        Arguments and errors as for `gold_ranks`.
+        """
+        return [ranks[0] if ranks else None for ranks in self.gold_ranks(queries, golds)]
+
+    def gold_ranks(self, queries: Sequence[str], golds: Sequence[Collection[str]]) -> list[tuple[int, ...]]:
+        """For each query the ranks, from 1 and best first, of those of its gold documents that are in the top k.
+
         golds: one collection of document ids per query, none of them empty. A blank query finds nothing. Raises
         `SourceError` when the engine does not answer, after its own retries: a failed search is not a rank.
         """
@@ -75,21 +83,18 @@ class RankService:
             self.counts.queries += len(queries)
             self.counts.truncated += cut
             self.counts.blank += len(queries) - len(asked)
-        ranks: list[int | None] = [None] * len(queries)
-        for place, rank in zip(places, self._ranks(asked, [golds[place] for place in places]), strict=True):
-            ranks[place] = rank
+        ranks: list[tuple[int, ...]] = [()] * len(queries)
+        for place, found in zip(places, self._ranks(asked, [golds[place] for place in places]), strict=True):
+            ranks[place] = found
         return ranks
 
-    def _ranks(self, queries: list[str], golds: list[Collection[str]]) -> list[int | None]:
+    def _ranks(self, queries: list[str], golds: list[Collection[str]]) -> list[tuple[int, ...]]:
         if not queries:
             return []
         if isinstance(self.engine, Index):
-            return self.engine.best_ranks(queries, golds, self.top_k, mode=self.mode)
-        ranks: list[int | None] = []
-        for found, ids in zip(_ask(self.engine, queries, self.top_k), golds, strict=True):
-            ranking = enumerate(dict.fromkeys(passage.document_id for passage in found), start=1)
-            ranks.append(next((rank for rank, document in ranking if document in ids), None))
-        return ranks
+            return self.engine.gold_ranks(queries, golds, self.top_k, mode=self.mode)
+        results = _ask(self.engine, queries, self.top_k)
+        return [ranks_of((p.document_id for p in found), ids) for found, ids in zip(results, golds, strict=True)]
 
 
 def admit(
@@ -101,15 +106,67 @@ def admit(
     out and collected in `bad`: in training it would teach that every rewrite is wrong.
     """
     for turn in turns:
-        missing = [gold for gold in turn.gold if gold not in index]
-        if turn.gold and not missing:
+        if (problem := _problem(turn, index)) is None:
             yield turn
-            continue
-        problem = f"its gold passage {missing[0]!r} is not in {index.path}" if missing else "it has no gold passage"
-        error = BadInput(f"the turn {turn.id!r} cannot be ranked: {problem}; index the collection it was made for")
-        if bad is None:
-            raise error
-        bad.append(error)
+        elif bad is None:
+            raise BadInput(problem)
+        else:
+            bad.append(BadInput(problem))
+
+
+@dataclass(frozen=True, slots=True)
+class Sorted:
+    """turns: those that can be ranked, in order. left_out: the ids of the others, and why."""
+
+    turns: tuple[ConversationTurn, ...]
+    left_out: dict[str, str]
+
+
+def left_out_note(left_out: Mapping[str, str], kept: int) -> str:
+    """How many turns are left out, which, and why the first of them; "" when none is. kept: turns that are not."""
+    if not left_out:
+        return ""
+    ids = list(left_out)
+    more = ", …" if len(ids) > 10 else ""
+    return (
+        f"{len(ids):,} of {kept + len(ids):,} turns are left out ({', '.join(ids[:10])}{more}); the first: "
+        f"{left_out[ids[0]]}"
+    )
+
+
+def sort_out(turns: Iterable[ConversationTurn], index: Index | None) -> Sorted:
+    """The turns that `index` can judge, and why it cannot judge the others. None is for a search engine whose ids
+    cannot be looked up: gold passages are believed then.
+
+    Raises `BadInput` when none can be.
+    """
+    fit: list[ConversationTurn] = []
+    left_out: dict[str, str] = {}
+    named = False
+    for turn in turns:
+        named = named or bool(turn.gold)
+        if (problem := _problem(turn, index)) is None:
+            fit.append(turn)
+        else:
+            left_out[turn.id] = problem
+    if not named:
+        raise BadInput(
+            f"none of {len(left_out)} turns names a gold passage, and they can only be ranked by it; TopiOCQA keeps "
+            "them in a file of its own (--gold FILE)"
+        )
+    if not fit:
+        raise BadInput(f"none of {len(left_out)} turns can be ranked; the first: {next(iter(left_out.values()))}")
+    return Sorted(tuple(fit), left_out)
+
+
+def _problem(turn: ConversationTurn, index: Index | None) -> str | None:
+    missing = [gold for gold in turn.gold if index is not None and gold not in index]
+    if turn.gold and not missing:
+        return None
+    problem = "it has no gold passage"
+    if index is not None and missing:
+        problem = f"its gold passage {missing[0]!r} is not in {index.path}; index the collection it was made for"
+    return f"the turn {turn.id!r} cannot be ranked: {problem}"
 
 
 def _ask(retriever: Retriever, queries: Sequence[str], k: int) -> list[list[Passage]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -10,7 +11,7 @@ from difflib import SequenceMatcher
 from itertools import islice
 from typing import Any, ClassVar
 
-from ken.core import BadInput, Passage
+from ken.core import BadInput, Passage, SourceError
 from ken.sources.search.protocol import Retriever
 from ken.sources.tools.tool import Arguments, Tool, ToolResult
 
@@ -35,7 +36,8 @@ class CachedRetriever:
     where one name makes the difference: "price of Kavelo" and "price of Kavela" resemble each other with 0.93.
 
     size: entries kept, the least recently used leave first. seconds: how long an entry holds (a week in TAPO).
-    Searches that fail are not remembered. Raises `BadInput` for a ratio outside (0, 1].
+    Searches that fail are not remembered, but all who ask the same at the same time wait for one. Raises `BadInput` for
+    a ratio outside (0, 1].
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class CachedRetriever:
         self.count = CacheCount()
         self._fuzzy, self._candidates, self._size, self._seconds, self._clock = fuzzy, candidates, size, seconds, clock
         self._entries: OrderedDict[tuple[str, int], tuple[float, list[Passage]]] = OrderedDict()
+        self._under_way: dict[tuple[asyncio.AbstractEventLoop, tuple[str, int]], asyncio.Future[list[Passage]]] = {}
 
     async def search(self, query: str, k: int) -> list[Passage]:
         """The `k` best passages, from memory if possible. Raises `SourceError` as the retriever does."""
@@ -64,12 +67,29 @@ class CachedRetriever:
         if (near := self._nearest(key)) is not None and (found := self._fresh(near)) is not None:
             self.count.fuzzy += 1
             return list(found)
-        passages = await self.retriever.search(query, k)
+        here = (asyncio.get_running_loop(), key)
+        while (search := self._under_way.get(here)) is not None:
+            await asyncio.wait([search])
+            if not search.cancelled():  # else whoever began it was cancelled, and somebody has to begin anew
+                self.count.exact += 1
+                return list(search.result())
+        search = self._under_way[here] = here[0].create_future()
+        try:
+            passages = await self.retriever.search(query, k)
+        except SourceError as error:
+            search.set_exception(error)
+            search.exception()  # nobody else may have waited for it
+            raise
+        else:
+            search.set_result(passages)
+        finally:
+            search.cancel()
+            del self._under_way[here]
         self.count.missed += 1
         self._entries[key] = (self._clock(), list(passages))
         while len(self._entries) > self._size:
             self._entries.popitem(last=False)
-        return passages
+        return list(passages)
 
     async def close(self) -> None:
         """Close the retriever behind it."""

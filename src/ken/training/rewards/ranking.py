@@ -6,13 +6,14 @@ Source: ConvSearch-R1 (arXiv 2505.15776; card 17, Stage 2: reward).
 
 from __future__ import annotations
 
-import math
 import re
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Literal, TypeGuard
 
 from ken.core import BadInput, Observation, Trajectory
+from ken.metrics import ranks, ranks_of
 from ken.training.rewards.completion import written
 
 Rank = int | None
@@ -32,17 +33,17 @@ def rank_incentive(rank: Rank) -> float:
 
 def ndcg(rank: Rank, k: int = 10) -> float:
     """NDCG@k with one gold passage, in [0, 1]: 1 / log2(1 + rank) up to rank k. Raises `BadInput` for k < 1."""
-    return 1.0 / math.log2(1 + rank) if _found(rank, _checked(k)) else 0.0
+    return ranks.ndcg(_ranks(rank), 1, _checked(k))
 
 
 def mrr(rank: Rank, k: int = 10) -> float:
     """MRR@k, in [0, 1]: 1 / rank up to rank k. Raises `BadInput` for k < 1."""
-    return 1.0 / rank if _found(rank, _checked(k)) else 0.0
+    return ranks.reciprocal(_ranks(rank, _checked(k)))
 
 
 def recall(rank: Rank, k: int = 10) -> float:
     """Recall@k of the best gold passage: 1 up to rank k, else 0. Raises `BadInput` for k < 1."""
-    return float(_found(rank, _checked(k)))
+    return ranks.recall(_ranks(rank), 1, _checked(k))
 
 
 RankMeasure = Literal["rank-incentive", "ndcg", "mrr", "recall"]
@@ -89,8 +90,7 @@ def gold_rank(trajectory: Trajectory) -> Rank:
             "'supporting_ids' in its metadata, or leave it out of training"
         )
     results = [step.passages for step in trajectory.steps if isinstance(step, Observation)]
-    documents = dict.fromkeys(passage.document_id for passage in results[-1]) if results else {}
-    return next((rank for rank, document in enumerate(documents, start=1) if document in gold), None)
+    return next(iter(ranks_of((passage.document_id for passage in results[-1]), gold)), None) if results else None
 
 
 def rewriting(
@@ -107,6 +107,10 @@ def rewriting(
     if trajectory.error is not None:
         return 0.0
     return composed(written(trajectory), measure(rank(trajectory)), penalty=penalty)
+
+
+def _ranks(rank: Rank, most: int = sys.maxsize) -> tuple[int, ...]:
+    return (rank,) if _found(rank, most) else ()
 
 
 def _found(rank: Rank, most: int) -> TypeGuard[int]:

@@ -1,0 +1,83 @@
+"""`ken mcp`."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ken.cli import options
+from ken.core.errors import BadInput, Unsupported
+
+
+def mcp(  # noqa: PLR0917 (typer reads the options from the signature)
+    model: Annotated[
+        list[str] | None, typer.Option(metavar="SPEC", help="As for `ken ask`; may be repeated, the first is default.")
+    ] = None,
+    index: Annotated[
+        list[str] | None,
+        typer.Option(metavar="[NAME=]DIR|URL", help="An index or a /retrieve service; may be repeated."),
+    ] = None,
+    http: Annotated[bool, typer.Option("--http", help="Streamable HTTP at /mcp, instead of stdin and stdout.")] = False,
+    host: Annotated[str, typer.Option(help="For --http: the address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="For --http; 0 picks a free one.")] = 8081,
+    api_key: Annotated[
+        list[str] | None,
+        typer.Option(
+            envvar="KEN_API_KEY", help="For --http: the key that clients send; may be repeated. Default: $KEN_API_KEY."
+        ),
+    ] = None,
+    results: Annotated[Path, typer.Option(help="Folder of the papers' results.")] = Path("results"),
+    top_k: options.TopK = 3,
+    base_url: options.BaseUrl = None,
+    upstream_key: Annotated[
+        str | None, typer.Option(help="For openai/…: the key of the model's server; default: $OPENAI_API_KEY.")
+    ] = None,
+    device: options.Device = None,
+    timeout: options.Timeout = None,
+    control_tokens: options.ControlTokens = None,
+) -> None:
+    """Serve models and indexes to MCP clients: tools `ask`, `search` and `audit_question`.
+
+    A client starts it as a command and talks to it over stdin and stdout; with --http it listens instead.
+    """
+    from ken.agents.ask import open_sources
+    from ken.cli.serve import named_index
+    from ken.models import load_model
+
+    if not model and not index:
+        raise BadInput("there is nothing to serve: name a model with --model SPEC, an index with --index DIR, or both")
+    given = options.given(
+        base_url=base_url, api_key=upstream_key, device=device, timeout=timeout, control_tokens=control_tokens
+    )
+    try:
+        import anyio
+
+        from ken.serving.listen import listen
+        from ken.serving.mcp_server import create_http_app, create_server
+        from ken.serving.service import Service
+    except ImportError as error:
+        raise Unsupported("`ken mcp` needs the MCP SDK; run `pip install 'ken[serve]'`") from error
+    with redirect_stdout(sys.stderr):  # the client reads stdout, and understands nothing but MCP
+        service = Service(
+            [load_model(spec, **given) for spec in model or ()],
+            indexes=dict(named_index(text) for text in index or ()),
+            results=results,
+            top_k=top_k,
+        )
+        for place in service.indexes.values():  # one that is not there is to be said now, not at the first search
+            open_sources(place, top_k)
+    server = create_server(service)
+    if http:
+        listen(
+            create_http_app(server, host=host, keys=api_key or ()),
+            host=host,
+            port=port,
+            what="Ken's MCP server",
+            path="/mcp",
+        )
+    else:
+        anyio.run(server.run_stdio_async)

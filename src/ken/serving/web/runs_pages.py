@@ -1,0 +1,191 @@
+"""The pages of the runs: what trains or has trained, with curves that grow, and the finished arms of reproductions."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
+from markupsafe import Markup
+
+from ken.papers.catalogue import shipped
+from ken.papers.results import Run
+from ken.serving.reproductions import find_reproductions
+from ken.serving.runs import Stage, TrainingRun, TrainingRuns
+from ken.serving.sse import EventStream, event
+from ken.serving.web.pages import page
+from ken.serving.web.plots import Curve, curves_over_seeds, curves_plot, spark
+
+LOOK = 1.0  # seconds between looks at a run that somebody watches
+
+# What is shown first, in this order, and what it is; the rest is below, under its own name.
+MAIN = {
+    "reward": "reward, mean over rollouts",
+    "f1_aware": "F1 of knowing what it knows",
+    "agreement": "agreement of its judgements",
+    "searches": "searches per question",
+    "zero_variance": "share of groups that score alike",
+    "loss": "what the optimizer lowers",
+    "kl": "KL to the model before",
+    "entropy": "entropy, nats a token",
+    "says_yes": "share of decisions that claim to know",
+    "one_decision": "share of the commoner decision",
+    "format": "share that keeps to the format",
+    "truncated": "share cut at max_tokens",
+    "tokens": "tokens of a rollout",
+    "pool": "tasks in the pool",
+}
+_DULL = {"epoch"}
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One small plot. name: of the statistic; about: what it is; latest: (curve, last value)."""
+
+    name: str
+    about: str
+    plot: Markup
+    latest: tuple[tuple[str, float], ...]
+
+
+def mount(app: FastAPI) -> None:
+    """Put the runs' pages on an application."""
+    service = app.state.service
+    runs = TrainingRuns(service.runs)
+
+    @app.get("/runs", include_in_schema=False)
+    def listing(request: Request) -> Response:
+        known = runs.all()
+        reproduced = find_reproductions(service.results)
+        return page(
+            request,
+            "runs.html",
+            root=service.runs.absolute(),
+            runs=[(run, *_summary(run)) for run in known],
+            reproduced=reproduced,
+            papers=shipped(),
+            ago=ago,
+        )
+
+    @app.get("/runs/training", include_in_schema=False)
+    def training(request: Request, name: str = "") -> Response:
+        run = runs.get(name)
+        if run is None:
+            problem = f"There is no run {name[:200]!r} below {service.runs.absolute()}; it may have been moved."
+            return page(request, "missing.html", status=404, problem=problem, back="/runs", place="all runs")
+        with run.lock:
+            stages = [(stage, *panels(stage)) for stage in run.stages]
+            return page(
+                request,
+                "run.html",
+                run=run,
+                stages=stages,
+                started=any(stage.metrics.curves for stage in run.stages),
+                papers=shipped(),
+                ago=ago,
+            )
+
+    @app.get("/runs/events", include_in_schema=False)
+    async def changes(name: str = "") -> Response:
+        return EventStream(_changes(runs, name))
+
+    @app.get("/runs/arms", include_in_schema=False)
+    def arms(request: Request, slug: str = "", settings: str = "") -> Response:
+        wanted = [r for r in find_reproductions(service.results) if (r.slug, r.settings) == (slug, settings)]
+        if not wanted:
+            problem = f"No arms of {slug[:100]!r} with these settings are in {service.results.absolute()}/.runs."
+            return page(request, "missing.html", status=404, problem=problem, back="/runs", place="all runs")
+        measured = list(wanted[0].runs())
+        return page(
+            request,
+            "arms.html",
+            one=wanted[0],
+            measured=measured,
+            metrics=list(dict.fromkeys(n for run in measured for n, v in run.metrics.items() if isinstance(v, float))),
+            panels=_arm_panels(measured),
+            failures=[(*pair, wanted[0].failure(*pair)) for pair in wanted[0].failed],
+            papers=shipped(),
+            ago=ago,
+        )
+
+
+async def _changes(runs: TrainingRuns, name: str) -> AsyncIterator[str]:
+    """An event whenever there is something new to see: of one run, or without a name of all. Comments between keep the
+    connection open, and show the server that it still is."""
+
+    def look() -> str:
+        if not name:
+            return "".join(run.mark for run in runs.all())
+        run = runs.get(name)
+        return run.mark if run is not None else ""
+
+    seen, quiet = await asyncio.to_thread(look), 0
+    yield ": watching\n\n"
+    while True:
+        await asyncio.sleep(LOOK)
+        now = await asyncio.to_thread(look)
+        quiet += 1
+        if now != seen:
+            seen, quiet = now, 0
+            yield event({"at": round(time.time())}, "changed")
+        elif quiet % 15 == 0:
+            yield ": quiet\n\n"
+
+
+def panels(stage: Stage) -> tuple[list[Panel], list[Panel]]:
+    """The small plots of a stage: the main ones, and the others. Statistics of one name, `reward/search`, share one."""
+    grouped: dict[str, list[Curve]] = {}
+    for name, (steps, values) in stage.metrics.curves.items():
+        base, _, kind = name.partition("/")
+        grouped.setdefault(base, []).append(Curve(kind or base, list(zip(steps, values, strict=False))))
+    made = {}
+    for name, curves in grouped.items():
+        if name in _DULL or name == stage.metrics.step:
+            continue
+        latest = tuple((curve.name, curve.points[-1][1]) for curve in curves if curve.points)
+        plot = curves_plot(name, curves, x_title=stage.metrics.step)
+        made[name] = Panel(name, MAIN.get(name, ""), plot, latest)
+    first = [made[name] for name in MAIN if name in made]
+    return first, [made[name] for name in sorted(made) if name not in MAIN]
+
+
+def _summary(run: TrainingRun) -> tuple[int, Markup, str]:
+    """(steps, a small curve, the last value) of a run's last stage that has any."""
+    with run.lock:
+        for stage in reversed(run.stages):
+            for name in ("reward", "loss"):
+                steps, values = stage.metrics.curves.get(name, ((), ()))
+                if len(values):
+                    curve = spark(name, list(zip(steps, values, strict=False)))
+                    return stage.metrics.last_step, curve, f"{name} {_mean(values[-5:]):.3f}"
+    return 0, Markup(""), ""
+
+
+def _arm_panels(measured: Sequence[Run]) -> list[Panel]:
+    """A plot for every metric that is a curve."""
+    arms: dict[str, list[Mapping[str, object]]] = {}
+    for run in measured:
+        arms.setdefault(run.arm, []).append(run.metrics)
+    return [
+        Panel(name, "", curves_plot(name, curves, small=False), tuple((c.name, c.points[-1][1]) for c in curves))
+        for name, curves in sorted(curves_over_seeds(arms).items())
+    ]
+
+
+def ago(moment: float) -> str:
+    """How long since, in one unit."""
+    seconds = max(0.0, time.time() - moment)
+    for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        if seconds >= length:
+            count = int(seconds // length)
+            return f"{count} {unit}{'s' if count != 1 else ''} ago"
+    return f"{int(seconds)} s ago"
+
+
+def _mean(values: Sequence[float]) -> float:
+    finite = [value for value in values if math.isfinite(value)]
+    return sum(finite) / len(finite) if finite else math.nan
