@@ -10,7 +10,7 @@ from ken.agents import Strategy, load_strategy
 from ken.agents.ask import open_sources
 from ken.agents.background import run
 from ken.auditing.cluster import Recipe, run_audit_on_cluster
-from ken.auditing.folder import LOG, AuditSettings, check_keepable, digest, read_settings, save, write_settings
+from ken.auditing.folder import LOG, REPORT, AuditSettings, check_keepable, digest, read_settings, save, write_settings
 from ken.auditing.html import render_html
 from ken.auditing.log import read_log
 from ken.auditing.measure import AuditReport, measure
@@ -158,7 +158,7 @@ def rescore(out: str | Path) -> AuditReport:
         raise BadInput(f"{out} holds no trajectories yet; run `ken audit` first")
     verdicts = read_verdicts(Path(out), settings.judge) if settings.judge else NO_VERDICTS
     report = measure(trajectories, settings, verdicts)
-    save(Path(out) / "audit.json", report.model_dump_json(indent=2) + "\n")
+    save(Path(out) / REPORT, report.model_dump_json(indent=2) + "\n")
     save(Path(out) / "audit.html", render_html(report, trajectories))
     return report
 

@@ -20,7 +20,7 @@ from ken.core import BadInput, Question, Sampling
 from ken.core.files import write_whole
 from ken.core.frozen import Frozen
 
-RUN, LOG = "run.json", "trajectories.jsonl"
+RUN, LOG, REPORT = "run.json", "trajectories.jsonl", "audit.json"
 
 Settings = TypeVar("Settings", bound=Frozen)
 
