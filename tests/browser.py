@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 from capitals import command, environment
@@ -102,22 +102,22 @@ def launched() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def chromium(launched: Browser) -> Iterator[Chromium]:
-    """A browser whose pages must be without faults when the test ends."""
+def chromium(launched: Browser, served: object) -> Iterator[Chromium]:
+    """A browser whose pages must be without faults when the test ends, and are closed before what is served is."""
     chromium = Chromium(launched)
     yield chromium
     assert chromium.close_pages() == []
 
 
 @pytest.fixture
-def served() -> Iterator[Callable[[Service], str]]:
-    """A function that serves a `Service` until the test ends, and returns its address."""
+def served() -> Iterator[Callable[..., str]]:
+    """A function that serves a `Service` until the test ends, and returns its address. Options are `create_app`'s."""
     with ExitStack() as stack:
-        yield lambda service: stack.enter_context(serving(service))
+        yield lambda service, **options: stack.enter_context(serving(service, **options))
 
 
 @contextmanager
-def serving(service: Service) -> Iterator[str]:
+def serving(service: Service, **options: Any) -> Iterator[str]:
     """The application over `service` on loopback, in a thread; yields its address."""
     import uvicorn
 
@@ -125,7 +125,9 @@ def serving(service: Service) -> Iterator[str]:
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(
-            uvicorn.Config(create_app(service), log_level="warning", timeout_graceful_shutdown=3, lifespan="on")
+            uvicorn.Config(
+                create_app(service, **options), log_level="warning", timeout_graceful_shutdown=3, lifespan="on"
+            )
         )
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="serving", daemon=True)
         thread.start()  # the socket listens already: what is asked before the server is up waits there

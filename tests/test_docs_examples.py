@@ -1,8 +1,8 @@
 """What the documentation shows is run as it stands there, page by page, in a folder of its own.
 
-A block with a title is a file. A `console` block is a session: commands behind `$`, and what they print. Untitled Python
-is run in one namespace. A line of output that is only `…` stands for any lines; times may differ, and other numbers by
-what another processor rounds otherwise.
+A block with a title is a file. A `console` block is a session: commands behind `$`, and what they print. Untitled
+Python is run in one namespace. A line of output that is only `…` stands for any lines; times may differ, and other
+numbers by what another processor rounds otherwise.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ def blocks(page: str) -> list[Block]:
 def sessions(block: Block) -> Iterator[tuple[str, str]]:
     """The commands of a console block, each with what it prints."""
     for part in re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]:
-        command, more, output = part.partition("\n")
+        command, _, output = part.partition("\n")
         while command.endswith("\\"):
-            line, more, output = output.partition("\n")
+            line, _, output = output.partition("\n")
             command = f"{command[:-1]} {line.strip()}"
         yield command, output
 
@@ -125,9 +125,7 @@ def _numbers(lines: list[str]) -> list[float]:
 
 
 @pytest.fixture
-def reader(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Reader]:
+def reader(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
     """A reader in an empty folder."""
     from ken.agents import STRATEGIES
 
@@ -185,6 +183,10 @@ def test_the_protocol_of_add_a_source_is_that_of_ken_retrieve(practised: Reader)
     assert found["score"] == pytest.approx(shown["score"], abs=0.1)
 
 
+def test_the_papers_feed(reader: Reader) -> None:
+    assert reader.read("papers-feed.md") == 2
+
+
 @pytest.mark.slow
 def test_add_a_paper(practised: Reader) -> None:
     (strategy,) = (b for b in blocks("add-a-strategy.md") if b.title == "agree.py")
@@ -206,3 +208,17 @@ def test_ask(practised: Reader) -> None:
 @pytest.mark.slow
 def test_audit(practised: Reader) -> None:
     assert practised.read("audit.md") == 5
+
+
+@pytest.mark.slow
+def test_training(practised: Reader) -> None:
+    pytest.importorskip("trl", reason="needs the extra `train`")
+    assert practised.read("training.md") == 5
+    assert Path("my-run/model").is_dir()
+    assert Path("run/model").is_dir()
+
+
+@pytest.mark.slow
+def test_reproduce(reader: Reader) -> None:
+    pytest.importorskip("trl", reason="needs the extra `train`")
+    assert reader.read("reproduce.md") == 3

@@ -30,7 +30,16 @@ def test_the_probe_sees_what_is_loaded():
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["--version"], ["ask", "--help"], ["audit", "--help"], ["index", "--help"], ["nonsense"]]
+    "arguments",
+    [
+        ["--help"],
+        ["--version"],
+        ["ask", "--help"],
+        ["audit", "--help"],
+        ["index", "--help"],
+        ["papers", "digest", "--help"],
+        ["nonsense"],
+    ],
 )
 def test_the_help_of_a_command_loads_only_typer(arguments):
     code = f"""

@@ -43,6 +43,14 @@ def test_a_key_at_the_top_reaches_every_command_that_has_the_option(root, tmp_pa
     assert found["index"]["add"] == {}, "there the index is an argument"
 
 
+def test_what_may_be_given_several_times_is_one_text_or_a_list(root, tmp_path, monkeypatch):
+    found = read(root, tmp_path, monkeypatch, 'index = "i"\nmodel = ["a/b", "c/d"]\n[papers.digest]\nto = "a@b.c"')
+    assert (found["serve"]["index"], found["ask"]["index"]) == (["i"], "i")
+    assert found["serve"]["model"] == ["a/b", "c/d"]
+    assert "model" not in found["ask"], "which takes one"
+    assert found["papers"]["digest"]["to"] == ["a@b.c"]
+
+
 def test_a_table_is_for_one_command_and_overrides_the_top(root, tmp_path, monkeypatch):
     found = read(root, tmp_path, monkeypatch, 'model = "a/b"\ntop_k = 3\n[audit]\ntop_k = 5\nsamples = 16\n')
     assert found["audit"]["top_k"] == 5
@@ -80,7 +88,9 @@ def test_the_demo_and_the_lab_are_left_alone_by_the_top(root, tmp_path, monkeypa
         ("[audit]\nsamples = 1.5", "samples = 1.5 does not fit; it must be a whole number"),
         ('temperature = "hot"', "does not fit; it must be a number"),
         ("[ask]\ntrace = 1", "trace = 1 does not fit; it must be true or false"),
-        ('model = ["a", "b"]', 'model = ["a", "b"] does not fit'),
+        ('strategies = ["a", "b"]', 'strategies = ["a", "b"] does not fit; it must be a text in "quotes"'),
+        ('[ask]\nmodel = ["a", "b"]', 'model = ["a", "b"] does not fit; it must be a text in "quotes"'),
+        ('[serve]\nmodel = ["a", 3]', 'model = ["a", 3] does not fit; it must be a text in "quotes" or several in ['),
         ("model = 1979-05-27", 'model = "1979-05-27" does not fit'),
         ("version = true", "there is no option 'version'"),
         ('[ask]\nquestion = "x"', "there is no option 'question'"),

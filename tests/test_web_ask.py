@@ -20,6 +20,7 @@ import ken
 from ken.core import ModelError, Passage
 from ken.models.scripted import ScriptedModel
 from ken.serving import uploads
+from ken.serving.access import Access
 from ken.serving.service import Service
 
 HOSTILE = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script></textarea>&lt;b&gt;"
@@ -128,6 +129,41 @@ def test_steps_show_as_they_come_and_stop_stops_the_model(chromium, served, tmp_
     page.locator(".exchange").last.get_by_text("Lima").first.wait_for()
 
 
+def test_a_follow_up_is_read_with_what_was_said_before(chromium, served, tmp_path):
+    def talk(prompt):
+        if "<rewrite>" in prompt:
+            assert "Q1: What is the capital of Peru?\nA1: Lima" in prompt
+            return "<think> Japan </think>\n<rewrite>What is the capital of Japan?</rewrite>"
+        return capitals(prompt)
+
+    page = chromium.page(served(Service([ScriptedModel(talk)], data=tmp_path)) + "/ask")
+    ask(page, "What is the capital of Peru?")
+    page.get_by_label("Follow-up").check()
+    follow_up = ask(page, "And of Japan?")
+    assert follow_up.locator(".answer-text").inner_text() == "Tokyo"
+    assert "asked as: What is the capital of Japan?" in follow_up.inner_text()
+
+
+def test_text_shows_while_it_is_written(chromium, served, tmp_path):
+    class Slow(Held):
+        """Says the beginning of its answer at once."""
+
+        async def generate(self, conversation, *, on_text=None, **settings):
+            on_text("<think> old maps </think><answer> Li")
+            answer = await super().generate(conversation, **settings)
+            on_text("ma </answer>")
+            return answer
+
+    model = Slow(lambda _: "<think> old maps </think><answer> Lima </answer>")
+    page = chromium.page(served(Service([model], data=tmp_path)) + "/ask")
+    page.get_by_label("Question", exact=True).fill("What is the capital of Peru?")
+    page.keyboard.press("Enter")
+    page.locator(".answer-text").get_by_text("Li", exact=True).wait_for()
+    assert page.locator(".step.live .kind").inner_text() == "answering"
+    model.let()
+    page.locator(".answer-text").get_by_text("Lima", exact=True).wait_for()
+
+
 def test_closing_the_page_stops_the_model(chromium, served, tmp_path):
     model = Held(capitals)
     page = chromium.page(served(Service([model], data=tmp_path)) + "/ask")
@@ -202,7 +238,8 @@ def test_the_page_fits_a_phone_and_goes_by_keyboard(chromium, served, service, s
         ('{"question": 1}', 400),
         ('{"question": "x", "unknown": 1}', 400),
         ('{"question": "x", "top_k": 0}', 400),
-        ('{"question": "' + "x" * 300_000 + '"}', 413),
+        ('{"question": "' + "x" * (1 << 20) + '"}', 413),
+        ('{"question": "x", "history": [{"query": 1}]}', 400),
     ],
 )
 def test_a_broken_request_gets_one_sentence(served, service, body, status):
@@ -325,11 +362,9 @@ def test_an_upload_that_is_no_form_or_has_no_files_or_two_of_one_name_is_refused
     assert "two of the files" in twice.json()["error"]["message"]
 
 
-def test_an_upload_that_is_too_large_is_refused_before_and_after_it_is_sent(chromium, served, service, monkeypatch):
-    monkeypatch.setattr(uploads, "MAX_BYTES", 1 << 20)
-    address = served(service)
+def test_an_upload_that_is_too_large_is_refused_before_and_after_it_is_sent(chromium, served, service):
+    address = served(service, access=Access(upload_bytes=1 << 20))
     page = chromium.page(address + "/ask")
-    page.locator("#upload").evaluate("form => { form.dataset.mostBytes = 1048576; }")
     assert "upload at most 1 MB" in upload(page, "large", ("a.txt", b"x" * (1 << 21)))
     refused = httpx.post(address + "/ask/indexes", data={"name": "n"}, files=[("files", ("a.txt", b"x" * (1 << 21)))])
     assert refused.status_code == 413

@@ -122,26 +122,25 @@ def _recipients(named: list[str], smtp: Smtp, *, data: Path, dry: bool = False) 
     """Those who are named, or who subscribed: one after the other, so that who unsubscribes meanwhile is left out."""
     from ken.core.errors import BadInput
     from ken.papers.digest import Recipient
-
-    for address in named:
-        yield Recipient(address, datetime.now(UTC) - A_WEEK)
-    if named:
-        return
     from ken.serving.subscriptions import Subscriptions
 
     subscriptions = Subscriptions(data)
-    for subscriber in subscriptions.confirmed():
+    people = subscriptions.confirmed()
+    confirmed = {subscriber.address.lower(): subscriber.confirmed for subscriber in people}
+    for address in named or [subscriber.address for subscriber in people]:
+        if not subscriptions.has(address):
+            if named:
+                yield Recipient(address, datetime.now(UTC) - A_WEEK)
+            continue
         if not smtp.url:
             raise BadInput("subscribers need a link to unsubscribe; give --url, the public address of `ken serve`")
-        if not subscriptions.has(subscriber.address):
-            continue
 
-        def link(address: str = subscriber.address) -> str:
+        def link(address: str = address) -> str:
             token = "…" if dry else subscriptions.unsubscribe_token(address)
             return f"{smtp.url}/unsubscribe?token={token}"
 
-        since = subscriber.confirmed.replace(hour=0, minute=0, second=0, microsecond=0)
-        yield Recipient(subscriber.address, since, link)
+        since = confirmed.get(address.lower(), datetime.now(UTC)).replace(hour=0, minute=0, second=0, microsecond=0)
+        yield Recipient(address, since, link)
 
 
 def _preview(

@@ -93,7 +93,7 @@ def serve(  # noqa: PLR0917 (typer reads the options from the signature)
         keys=keys,
         rate=rate,
         request_bytes=int(max_request * MEBIBYTE),
-        upload_bytes=int(max_upload * MEBIBYTE),
+        upload_bytes=int((max_upload + 1) * MEBIBYTE),
     )
     given = options.given(
         base_url=base_url, api_key=upstream_key, device=device, timeout=timeout, control_tokens=control_tokens

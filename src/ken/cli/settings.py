@@ -9,8 +9,8 @@ A key at the top applies to every command that has such an option, a table to on
     [audit]
     samples = 16
 
-The keys are the long options, with _ for -. `ken demo`, `ken lab`, `ken papers` and `ken reproduce` have worlds of
-their own, so that only their own tables apply to them.
+The keys are the long options, with _ for -. What may be given several times is one text or a list of them. `ken demo`,
+`ken lab`, `ken papers` and `ken reproduce` have worlds of their own, so that only their own tables apply to them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import json
 import tomllib
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from ken.core.errors import BadInput
 
@@ -62,8 +62,12 @@ def _defaults(command: Any, settings: dict[str, Any], where: str) -> dict[str, A
             raise BadInput(f"{where}: {key} = {json.dumps(value, default=str)} does not fit; it must be {wanted}")
         else:
             values[key] = value
-    own = {parameter.name for parameter in command.params}
-    defaults = {key: value for key, value in values.items() if key in own}  # `index` is an option and a command
+    own = {parameter.name: parameter for parameter in command.params}
+    defaults = {
+        key: [value] if getattr(own[key], "multiple", False) and isinstance(value, str) else value
+        for key, value in values.items()
+        if key in own  # `index` is an option and a command
+    }
     for name, child in commands.items():
         options = {} if name in _APART else _options(child)
         inherited = {key: v for key, v in values.items() if any(_fits(v, kind) for kind in options.get(key, ()))}
@@ -80,8 +84,9 @@ def _options(command: Any) -> dict[str, set[type]]:
     options: dict[str, set[type]] = {}
     for parameter in command.params:
         if parameter.param_type_name == "option" and parameter.name in types and parameter.name not in _NOT_SETTINGS:
-            kinds = {types[parameter.name], *get_args(types[parameter.name])} & _WORDS.keys()
-            options[parameter.name] = kinds or {str}
+            meant = {types[parameter.name], *get_args(types[parameter.name])}
+            kinds = meant & _WORDS.keys() or {str}
+            options[parameter.name] = kinds | {list} if any(get_origin(kind) is list for kind in meant) else kinds
     for child in getattr(command, "commands", {}).values():
         for name, kinds in _options(child).items():
             options[name] = options.get(name, set()) | kinds
@@ -89,12 +94,20 @@ def _options(command: Any) -> dict[str, set[type]]:
 
 
 _NOT_SETTINGS = {"version", "as_json"}
-_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: 'a text in "quotes"'}
+_WORDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: 'a text in "quotes"',
+    list: "several in [brackets]",
+}
 
 
 def _fits(value: object, kind: type) -> bool:
     if isinstance(value, bool):  # to Python also an integer
         return kind is bool
+    if kind is list:
+        return isinstance(value, list) and all(isinstance(each, str) for each in value)
     return isinstance(value, int | float if kind is float else kind)
 
 

@@ -24,6 +24,18 @@ def write_whole(path: Path, content: bytes) -> None:
     sync_folder(path.parent)
 
 
+def lock_file(handle: int) -> None:
+    """Wait until this process has an open file for itself; closing it, however that comes about, lets it go.
+
+    Holds other processes off, and other threads that opened the file on their own. Without effect on Windows.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return
+    fcntl.flock(handle, fcntl.LOCK_EX)
+
+
 def sync_folder(folder: Path) -> None:
     """Make renames inside `folder` durable, where the system can."""
     if os.name == "posix":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -257,9 +258,10 @@ class EndpointModel:
             # The limits of the HTTP client are per read; only a clock over all of it ends a reply that drips.
             async with asyncio.timeout(self.timeout) as clock:
                 if heard is None:
-                    whole = await completions.with_raw_response.create(**request)
+                    # Not `create`, which walks through every field of the request: a third of the time of a call.
+                    whole = await client.post("/chat/completions", cast_to=_response_class(client), body=request)
                     self._reached = True
-                    return read_reply(whole.http_response.content)
+                    return read_reply(whole.content)
                 async with completions.with_streaming_response.create(**request) as response:
                     self._reached = True
                     if "text/event-stream" not in response.headers.get("content-type", ""):
@@ -341,6 +343,12 @@ class EndpointModel:
     def _without_key(self, text: str) -> str:
         """Servers quote the key in their errors; ours must not."""
         return text.replace(self._key, "***") if self._key else text
+
+
+def _response_class(client: AsyncOpenAI) -> Any:
+    """The class of replies of the HTTP client in use, httpx or httpx2, by which openai gives a reply as it came."""
+    kinds = type(client._client).__mro__
+    return next(sys.modules[c.__module__.partition(".")[0]].Response for c in kinds if c.__module__.startswith("httpx"))
 
 
 async def _read(response: AsyncAPIResponse[Any]) -> AsyncIterator[bytes]:

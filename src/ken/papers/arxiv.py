@@ -17,6 +17,7 @@ from xml.parsers import expat
 import ken
 from ken.core.errors import BadInput, SourceError
 from ken.core.frozen import Frozen
+from ken.papers.catalogue import clean
 from ken.papers.paper import ARXIV_ID, Entry
 
 if TYPE_CHECKING:
@@ -141,7 +142,8 @@ def as_entry(
     for e in known:
         if e.arxiv == found.arxiv:
             raise BadInput(f"{e.name} ({found.arxiv}) is in the catalogue already; see `ken papers {e.slug}`")
-    name = clean(name) or _name(found.title)
+    title = clean(found.title)
+    name = clean(name) or _name(title)
     taken = {e.slug for e in known} | _RESERVED
     slug = _slug(name) or _slug(f"arxiv {found.arxiv}")
     if slug in taken or slug.isdecimal():
@@ -151,7 +153,7 @@ def as_entry(
         number=max([OWN_NUMBERS - 1, *(e.number for e in known)]) + 1,
         slug=slug,
         name=name,
-        title=found.title,
+        title=title,
         arxiv=found.arxiv,
         year=int(found.published[:4]),
         date=found.published,
@@ -159,13 +161,6 @@ def as_entry(
         code=code.strip() or found.code,
         listed=listed,
         **{word: clean(text) for word, text in words.items()},
-    )
-
-
-def clean(text: str) -> str:
-    """`text` on one line, without characters that are not seen: controls, and those that reverse what follows."""
-    return " ".join(
-        "".join(c for c in text if c.isspace() or unicodedata.category(c) not in ("Cc", "Cf", "Cs")).split()
     )
 
 

@@ -9,6 +9,7 @@ import errno
 import json
 import os
 import tomllib
+import unicodedata
 from difflib import get_close_matches
 from functools import cache, lru_cache
 from importlib import import_module
@@ -20,6 +21,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ken.core.errors import BadInput, Unsupported
+from ken.core.files import lock_file
 from ken.papers.paper import Entry, Paper
 
 OWN = Path("papers.toml")
@@ -65,7 +67,8 @@ def _read_own(path: Path, changed: int, size: int) -> dict[str, Entry]:
     read = {}
     try:
         for slug, table in tomllib.loads(path.read_text(encoding="utf-8")).items():
-            read[slug] = Entry.model_validate({"slug": slug, **table})
+            seen = {name: clean(value) if isinstance(value, str) else value for name, value in table.items()}
+            read[slug] = Entry.model_validate({"slug": slug, **seen})
     except OSError as error:
         raise BadInput(f"{path} cannot be read ({error.strerror}); check its permissions, or move it away") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -74,7 +77,7 @@ def _read_own(path: Path, changed: int, size: int) -> dict[str, Entry]:
         problem = error.errors()[0]
         where = ".".join(map(str, problem["loc"]))
         raise BadInput(f"{path} [{slug}]: {where}: {problem['msg']}; mend it, or remove that table") from error
-    except TypeError as error:
+    except AttributeError as error:
         raise BadInput(f"{path}: {slug} is no table; a paper looks like [slug] with a title and so on") from error
     return read
 
@@ -90,7 +93,7 @@ def add_own(entry: Entry, path: Path = OWN) -> Entry:
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
-            _lock(handle)
+            lock_file(handle)
             there = own_entries(path).values()
             for e in there:
                 if entry.arxiv == e.arxiv:
@@ -105,6 +108,13 @@ def add_own(entry: Entry, path: Path = OWN) -> Entry:
     except OSError as error:
         raise BadInput(f"{path} cannot be written ({error.strerror}); nothing was added") from error
     return entry
+
+
+def clean(text: str) -> str:
+    """`text` on one line, without characters that are not seen: controls, and those that reverse what follows."""
+    return " ".join(
+        "".join(c for c in text if c.isspace() or unicodedata.category(c) not in ("Cc", "Cf", "Cs")).split()
+    )
 
 
 def _append(handle: int, table: str) -> None:
@@ -126,15 +136,6 @@ def _table(entry: Entry) -> str:
     words = entry.model_dump(exclude={"slug"})
     kept = {n: v for n, v in words.items() if v not in ("", None) or n in ("inside", "outside", "signal")}
     return f"[{entry.slug}]\n" + "".join(f"{name} = {_toml(value)}\n" for name, value in kept.items())
-
-
-def _lock(handle: int) -> None:
-    """Wait for the file; it is let go when it is closed."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: that nobody adds two papers at once is left to the user
-        return
-    fcntl.flock(handle, fcntl.LOCK_EX)
 
 
 def _toml(value: str | int) -> str:

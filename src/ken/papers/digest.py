@@ -74,20 +74,21 @@ def send(
 
     Raises `MailError` when nothing more can be sent, `BadInput` for settings that cannot work.
     """
-    news = journal.news(results)
-    with Mailer(smtp) if mailer is None else nullcontext(mailer) as post:
+    with Mailer(smtp) if mailer is None else nullcontext(mailer) as post, journal.delivering():
+        news = journal.news(results)
         for recipient in recipients:
+            sent = journal.sent(recipient.address)
+            fresh = unsent(news, sent, since=recipient.since, after=after)
             try:
-                with journal.delivery(recipient.address) as sent:
-                    fresh = unsent(news, sent, since=recipient.since, after=after)
-                    if fresh:
-                        post.send(compose(fresh, to=recipient, smtp=smtp))
-                    # The first time, what is too old counts as sent, or it would come the second time.
-                    sent.update([FIRST, *(item.id for item in (fresh if sent else news))])
+                if fresh:
+                    post.send(compose(fresh, to=recipient, smtp=smtp))
             except Refused as refusal:
                 yield Sent(recipient.address, fresh, str(refusal))
-            else:
-                yield Sent(recipient.address, fresh)
+                continue
+            if fresh or not sent:
+                # The first time, what is too old counts as sent, or it would come the second time.
+                journal.mark(recipient.address, [FIRST, *(item.id for item in (fresh if sent else news))])
+            yield Sent(recipient.address, fresh)
 
 
 def unsent(

@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import html
 import json
+import os
 import re
 import sqlite3
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import get_args
 
 from ken.core.errors import BadInput, SourceError
+from ken.core.files import lock_file
 from ken.core.frozen import Frozen
 from ken.papers.catalogue import entries, shipped
 from ken.papers.paper import Entry
@@ -83,7 +85,8 @@ class Journal:
             raise BadInput(f"{data} cannot be made ({error.strerror}); name another folder with --data") from error
         with self._open() as db:
             db.executescript(_SCHEMA)
-            db.execute("INSERT OR IGNORE INTO journal (one, id) VALUES (1, ?)", (str(uuid.uuid4()),))
+            if db.execute("SELECT 1 FROM journal").fetchone() is None:
+                db.execute("INSERT OR IGNORE INTO journal (one, id) VALUES (1, ?)", (str(uuid.uuid4()),))
 
     @property
     def id(self) -> uuid.UUID:
@@ -112,19 +115,25 @@ class Journal:
         return tuple(sorted(found, key=lambda item: (item.at, item.entry.number, item.id), reverse=True))
 
     @contextmanager
-    def delivery(self, address: str) -> Iterator[set[str]]:
-        """The ids of what `address` was sent, to which the ids of what it is sent now are added.
+    def delivering(self) -> Iterator[None]:
+        """Others who would deliver wait meanwhile, so that nobody is sent the same by two."""
+        try:
+            handle = os.open(self.path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise BadInput(f"{self.path.parent} cannot be written ({error.strerror}); name another --data") from error
+        try:
+            lock_file(handle)
+            yield
+        finally:
+            os.close(handle)
 
-        Others wait meanwhile, so that nobody sends the same. An exception leaves the record as it was.
-        """
+    def mark(self, address: str, items: Iterable[str]) -> None:
+        """Note that `address` was sent the news with these ids."""
         key = _key(address)
         with self._open() as db:
             db.execute("BEGIN IMMEDIATE")
-            before = _sent(db, key)
-            sent = set(before)
             try:
-                yield sent
-                db.executemany("INSERT INTO sent VALUES (?, ?)", [(key, item) for item in sorted(sent - before)])
+                db.executemany("INSERT OR IGNORE INTO sent VALUES (?, ?)", [(key, item) for item in items])
             except BaseException:
                 db.execute("ROLLBACK")
                 raise

@@ -61,7 +61,7 @@ def settings(
         )
     if security not in get_args(Security):
         raise BadInput(f"--security {security!r} is none of {', '.join(get_args(Security))}")
-    if re.search(r"[\s/@\x00-\x1f]", host):
+    if not re.fullmatch(r"[\w.-]+|[0-9a-fA-F:]+", host):  # a name, or an address of IPv4 or IPv6
         raise BadInput(f"--host {host!r} is no name of a server; it looks like smtp.example.org")
     if url and not re.fullmatch(r"https?://[^\s\"'<>?#]+", url):
         raise BadInput(f"--url {url!r} is no address of a web server; it looks like https://ken.example.org")

@@ -38,7 +38,7 @@ class Access:
     keys: Sequence[str] = ()
     rate: float | None = None
     request_bytes: int = MEBIBYTE
-    upload_bytes: int = 256 * MEBIBYTE
+    upload_bytes: int = 257 * MEBIBYTE  # with what a form puts around its files
 
 
 def keys_of(given: Sequence[str] | None) -> tuple[str, ...]:

@@ -74,9 +74,10 @@ def appendix(sources: Sequence[Citation], *, characters: int = 200) -> str:
         return ""
     lines = []
     for source in sources:
-        text = _one_line(source.text)
+        title, text = _one_line(source.title) or source.id, _one_line(source.text)
+        text = text.removeprefix(f"{title}: ")  # corpora often repeat it
         excerpt = text if len(text) <= characters else text[:characters].rsplit(" ", 1)[0] + " …"
-        lines.append(f"[{source.number}] {_one_line(source.title) or source.id}: {excerpt}")
+        lines.append(f"[{source.number}] {title}: {excerpt}")
     return " " + "".join(f"[{source.number}]" for source in sources) + "\n\n" + "\n".join(lines)
 
 

@@ -183,7 +183,7 @@ def error_response(request: Request, error: BaseException) -> Response:
             status=found.status,
             code=found.status,
             title=HTTPStatus(found.status).phrase,
-            message=found.message,
+            message="there is no page at this address" if found.code == "not_found" else found.message,
         )
     else:
         reply = JSONResponse(found.body(), found.status)

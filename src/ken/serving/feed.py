@@ -9,26 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import logging
 import threading
-from collections.abc import Callable
 from email.message import EmailMessage
 from typing import Any
-from urllib.parse import parse_qs
 
-from fastapi import APIRouter, FastAPI, HTTPException, Request
-from fastapi.responses import HTMLResponse, PlainTextResponse, Response
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.responses import HTMLResponse, Response
 
 from ken.core.errors import BadInput, KenError
 from ken.papers.feed import Journal, atom
 from ken.papers.mail import Mailer, Refused, Smtp, letter
+from ken.serving.errors import ApiError
 from ken.serving.service import Service
 from ken.serving.subscriptions import CONFIRM_WITHIN, HOUR, Asked, Subscriptions, TooMany
 from ken.serving.web.pages import page
-
-log = logging.getLogger(__name__)
-
-MAX_FORM = 10_000  # bytes
 
 router = APIRouter(include_in_schema=False)
 
@@ -62,16 +56,20 @@ class Letterbox:
             self._subscriptions = self._subscriptions or Subscriptions(self.service.data)
             return self._subscriptions
 
-    def subscribe(self, address: str, client: str, smtp: Smtp) -> None:
-        """Take a request and send the letter that belongs to it. Raises `BadInput`, `TooMany`, `MailError`."""
+    def subscribe(self, address: str, client: str, smtp: Smtp) -> str:
+        """Take a request and send the letter that belongs to it; what became of it, for the log.
+
+        Raises `BadInput`, `TooMany`, `MailError`.
+        """
         asked = self.subscriptions.request(address, client)
         if asked.token is None:
-            return
+            return "held back"
         try:
             with Mailer(smtp, timeout=15.0) as mailer:
                 mailer.send(_invitation(asked, smtp))
-        except Refused as refusal:  # the caller learns nothing about the address
-            log.warning("a letter of confirmation was refused: %s", refusal)
+        except Refused:  # the caller learns nothing about the address, nor does the log
+            return "refused"
+        return "sent"
 
     def unsubscribe(self, token: str) -> bool:
         """Whether somebody was taken off the list."""
@@ -90,12 +88,10 @@ def feed(request: Request) -> Response:
     try:
         text = atom(box.journal.news(box.service.results), id=box.journal.id, home=home)
     except KenError as error:
-        log.error("the feed cannot be made: %s", error)
-        return PlainTextResponse("the feed cannot be made now; try again later", 503, {"Retry-After": "300"})
+        raise ApiError(503, f"the feed cannot be made: {error}", headers={"Retry-After": "300"}) from error
     headers = {"ETag": f'"{hashlib.sha256(text).hexdigest()[:32]}"', "Cache-Control": "no-cache"}
-    if headers["ETag"] in [
-        tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")
-    ]:
+    held = request.headers.get("if-none-match", "").split(",")
+    if {headers["ETag"], "*"} & {tag.strip().removeprefix("W/") for tag in held}:  # RFC 9110, 13.1.2
         return Response(status_code=304, headers=headers)
     headers["X-Content-Type-Options"] = "nosniff"
     return Response(text, media_type="application/atom+xml", headers=headers)
@@ -116,7 +112,7 @@ async def subscribe(request: Request) -> HTMLResponse:
         return _page(request, "subscribe.html", status=503, address=address, problem="")
     client = request.client.host if request.client else ""
     try:
-        await asyncio.to_thread(box.subscribe, address, client, smtp)
+        request.state.log["letter"] = await asyncio.to_thread(box.subscribe, address, client, smtp)
     except BadInput as error:
         return _page(request, "subscribe.html", status=400, address=address, problem=str(error))
     except TooMany as error:
@@ -124,7 +120,7 @@ async def subscribe(request: Request) -> HTMLResponse:
         reply.headers["Retry-After"] = str(error.seconds)
         return reply
     except KenError as error:  # the mail server, or the disk: nothing that the visitor can mend
-        log.error("no letter of confirmation can be sent: %s", error)
+        request.state.log["message"] = str(error)
         problem = "the mail cannot be sent now; try again later"
         return _page(request, "subscribe.html", status=503, address=address, problem=problem)
     return _page(request, "subscribed.html", hours=round(CONFIRM_WITHIN / HOUR))
@@ -141,7 +137,7 @@ async def confirm(request: Request) -> HTMLResponse:
     """Put the address of a link on the list."""
     box: Letterbox = request.app.state.letterbox
     token = (await _form(request)).get("token", "")
-    done = await _done(lambda: box.subscriptions.confirm(token))
+    done = await asyncio.to_thread(box.subscriptions.confirm, token)
     return _page(request, "pressed.html", status=200 if done else 410, what="confirm", done=done)
 
 
@@ -156,7 +152,7 @@ async def unsubscribe(request: Request, token: str = "") -> HTMLResponse:
     """Take the address of a link off the list: pressed on the page, or by a mail program."""
     box: Letterbox = request.app.state.letterbox
     token = (await _form(request)).get("token", token)
-    done = await _done(lambda: box.unsubscribe(token))
+    done = await asyncio.to_thread(box.unsubscribe, token)
     return _page(request, "pressed.html", status=200 if done else 410, what="unsubscribe", done=done)
 
 
@@ -167,33 +163,10 @@ def _page(request: Request, template: str, *, status: int = 200, **values: Any) 
     return reply
 
 
-async def _done(act: Callable[[], bool]) -> bool:
-    try:
-        return await asyncio.to_thread(act)
-    except KenError as error:
-        log.error("the list of subscribers cannot be used: %s", error)
-        raise HTTPException(503, "the list of subscribers cannot be used now; try again later") from error
-
-
 async def _form(request: Request) -> dict[str, str]:
-    """The fields of a small form. Of another shape (a mail program may send multipart): {}.
-
-    Raises 413 for a large one, and 403 for one that another site has the visitor's browser send.
-    """
-    if request.headers.get("sec-fetch-site") == "cross-site":
-        raise HTTPException(403, "this form was sent from another site; open the page here and send it again")
-    body = b""
-    async for piece in request.stream():
-        body += piece
-        if len(body) > MAX_FORM:
-            raise HTTPException(413, f"the form is larger than {MAX_FORM:,} bytes")
-    if not request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
-        return {}
-    try:
-        fields = parse_qs(body.decode(errors="replace"), max_num_fields=20, keep_blank_values=True)
-    except ValueError as error:
-        raise HTTPException(400, "the form has too many fields") from error
-    return {name: values[-1] for name, values in fields.items()}
+    """The fields of a small form, of either encoding: mail programs may choose."""
+    form = await request.form(max_files=0, max_fields=20)
+    return {name: str(value) for name, value in form.items()}
 
 
 def _invitation(asked: Asked, smtp: Smtp) -> EmailMessage:

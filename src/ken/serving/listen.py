@@ -14,6 +14,7 @@ from ken.core import BadInput
 from ken.serving.logs import JsonLines, Log
 from ken.serving.queue import Queue
 
+KEEP_ALIVE = 75  # seconds; longer than clients and proxies keep a connection, so that they never write to a closed one
 LAST_SECONDS = 2  # for connections that stay open when all questions are answered: event streams of pages
 
 
@@ -50,7 +51,7 @@ def listen(
         print(f"serving {what} at http://{shown}:{listener.getsockname()[1]}{path} (ctrl-c ends)", flush=True)
         if note:
             print(note, flush=True)
-        options: dict[str, Any] = {"log_level": "warning", "access_log": False}
+        options: dict[str, Any] = {"log_level": "warning", "access_log": False, "timeout_keep_alive": KEEP_ALIVE}
         if log is not None:
             logger = logging.getLogger("uvicorn")
             logger.handlers, logger.propagate = [JsonLines(log)], False
