@@ -87,6 +87,7 @@ def mount(app: FastAPI) -> None:
     service = app.state.service
     jobs = app.state.jobs = Jobs()
     row_texts = app.state.rows = Rows(service.data)
+    drawn: dict[str, tuple[Described | None, Results, list[Any], list[Any]]] = {}
     built: dict[tuple[Entry, ...], CatalogueSearch] = {}
 
     def search(known: tuple[Entry, ...], query: str) -> list[str]:
@@ -94,6 +95,13 @@ def mount(app: FastAPI) -> None:
             built.clear()
             built[known] = CatalogueSearch(known, service.data)
         return built[known](query)
+
+    def draw(described: Described | None, results: Results) -> tuple[list[Any], list[Any]]:
+        """The plots of results, drawn once as long as nothing has changed: their intervals are resampled."""
+        before = drawn.get(results.slug)
+        if before is None or before[0] is not described or before[1] is not results:
+            before = drawn[results.slug] = (described, results, _plots(described, results), _curves(results))
+        return before[2], before[3]
 
     @app.get("/papers", include_in_schema=False)
     async def catalogue(request: Request) -> Response:
@@ -144,6 +152,7 @@ def mount(app: FastAPI) -> None:
         described = row_texts.now.get(wanted.slug) if row_texts.now is not None else None
         results, running = stands.results, jobs.running
         reading = stands.state != "planned" and row_texts.now is None
+        plots, curves = draw(described, results) if results and not reading else ([], [])  # the row says which
         return page(
             request,
             "paper.html",
@@ -161,8 +170,8 @@ def mount(app: FastAPI) -> None:
             claims=results.claims if results else described.claims if described else (),
             results=results,
             machine=_machine(results) if results else [],
-            plots=_plots(described, results) if results and not reading else [],  # the row says which
-            curves=_curves(results) if results and not reading else [],
+            plots=plots,
+            curves=curves,
             strip=strip,
             job=jobs.last(wanted.slug),
             measured=_measured(jobs.last(wanted.slug)),
