@@ -208,3 +208,4 @@ restore();
 summarise();
 describe();
 fit();
+by("send").disabled = !by("model").value; // without a model nothing can be asked
