@@ -20,7 +20,7 @@ def test_a_follower_gets_the_value_as_it_is_then_the_newest_then_ends():
         await asyncio.sleep(0)
         latest.value = 1
         latest.value = 2  # before anybody could look: the one before is missed
-        while 2 not in seen:
+        while 2 not in seen:  # noqa: ASYNC110 (the loop turns until the follower has had its turn)
             await asyncio.sleep(0)
         latest.value = 9
         await follower

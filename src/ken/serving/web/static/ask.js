@@ -133,7 +133,7 @@ function exchange(asked) {
         });
         answer.append(again);
       }
-      if (made.length || view) facts.replaceChildren(trace.summary(made, view?.usage));
+      if (made.length) facts.replaceChildren(trace.summary(made, view?.usage));
     },
   };
 }
