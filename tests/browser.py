@@ -37,6 +37,28 @@ DESK, PHONE = (1280, 900), (390, 844)
 SECONDS = 30  # most that anything on a page may take on a busy machine; conditions end the wait as soon as they hold
 
 
+# What a screen reader could not name, ids that are not unique, and headings that skip a level.
+FAULTS = """() => {
+  const found = [], ids = new Set(), start = (e) => e.outerHTML.slice(0, 80);
+  for (const e of document.querySelectorAll("[id]")) ids.has(e.id) ? found.push(`twice: ${e.id}`) : ids.add(e.id);
+  for (const e of document.querySelectorAll("input:not([type=hidden]), select, textarea, progress"))
+    if (!e.labels?.length && !e.ariaLabel) found.push(`no name: ${start(e)}`);
+  for (const e of document.querySelectorAll("button, a[href]"))
+    if (!e.textContent.trim() && !e.ariaLabel) found.push(`no name: ${start(e)}`);
+  for (const e of document.querySelectorAll("img:not([alt])")) found.push(`no alt: ${start(e)}`);
+  const levels = [...document.querySelectorAll("h1, h2, h3, h4")].map((e) => Number(e.tagName[1]));
+  if (levels.filter((level) => level === 1).length !== 1) found.push(`headings: ${levels}`);
+  if (levels.some((level, i) => i && level > levels[i - 1] + 1)) found.push(`headings: ${levels}`);
+  return found;
+}"""
+
+
+def faults(page: Page) -> list[str]:
+    """What keeps a page from people who do not see it, or see it on a phone: `FAULTS`, and too great a width."""
+    wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    return [*page.evaluate(FAULTS), *([f"too wide by {wide} px"] if wide > 0 else [])]
+
+
 @dataclass
 class Chromium:
     """A running browser. Pages live in contexts of their own, as if opened by different people."""

@@ -49,6 +49,7 @@ def take(chromium: Chromium, address: str, out: Path) -> None:
     for size, scheme in ((DESK, "light"), (PHONE, "dark")):
         name = f"{size[0]}-{scheme}.png"
         page = chromium.page(f"{address}/ask", size=size, scheme=scheme)
+        page.locator("#send:enabled").wait_for()
         for text in ASKED:
             page.get_by_label("Question", exact=True).fill(text)
             page.keyboard.press("Enter")

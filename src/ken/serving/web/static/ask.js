@@ -133,7 +133,7 @@ function exchange(asked) {
         });
         answer.append(again);
       }
-      if (made.length || view) facts.replaceChildren(trace.summary(made, view?.usage));
+      if (made.length) facts.replaceChildren(trace.summary(made, view?.usage));
     },
   };
 }
@@ -208,3 +208,4 @@ restore();
 summarise();
 describe();
 fit();
+by("send").disabled = !by("model").value; // without a model nothing can be asked

@@ -90,3 +90,5 @@ function show(done, total, text) {
   } else bar.removeAttribute("value");
   words.textContent = text;
 }
+
+by("begin").disabled = false;
