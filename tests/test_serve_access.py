@@ -14,6 +14,7 @@ import capitals
 import httpx
 import pytest
 from running import ken_serve, running
+from typer.testing import CliRunner
 
 from ken.core import BadInput
 from ken.models.scripted import ScriptedModel
@@ -228,21 +229,36 @@ def test_the_command_takes_keys_from_the_environment_and_says_when_there_are_non
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"api_key": ["short"]}, "at least 8"),
-        ({"rate": 0.0}, "--rate"),
-        ({"strategy": ["nonsense"]}, "is no strategy 'nonsense'"),
-        ({"request_timeout": 0.0}, "more than 0"),
-        ({"max_request": 0.0}, "--max-request"),
-        ({"index": ["=x"]}, "--index"),
-        ({"model": ["nonsense"]}, "is not a model"),
-        ({"host": "999.1.1.1", "api_key": [KEY]}, "cannot listen"),
+        (["--api-key", "short"], "at least 8"),
+        (["--rate", "0"], "--rate"),
+        (["--strategy", "nonsense"], "is no strategy 'nonsense'"),
+        (["--request-timeout", "0"], "more than 0"),
+        (["--max-request", "0"], "--max-request"),
+        (["--index", "=x"], "--index"),
+        (["--model", "nonsense"], "is not a model"),
+        (["--host", "999.1.1.1", "--api-key", KEY], "cannot listen"),
     ],
 )
-def test_options_that_cannot_work_end_with_a_sentence(options: dict[str, Any], says: str) -> None:
-    from ken.cli.serve import serve
+def test_options_that_cannot_work_end_with_a_sentence(
+    options: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ken.cli import app
 
-    with pytest.raises(BadInput, match=says):
-        serve(**options)
+    if not app.app.registered_groups:
+        app._assemble()
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app.app, ["serve", *options])
+    assert isinstance(done.exception, BadInput)
+    assert says in str(done.exception)
+
+
+def test_the_key_of_the_model_in_the_settings_is_not_one_for_clients(tmp_path: Path) -> None:
+    settings = 'api_key = "of-the-model"\nmodel = "openai/m"\nbase_url = "http://127.0.0.1:1/v1"\n'
+    (tmp_path / "ken.toml").write_text(settings + f'[serve]\nclient_key = "{KEY}"\n')
+    with ken_serve(folder=tmp_path) as served:
+        for key, status in (("of-the-model", 401), (KEY, 200)):
+            headers = {"Authorization": f"Bearer {key}"}
+            assert httpx.get(f"{served.address}/v1/models", headers=headers).status_code == status
 
 
 # --- how much ---

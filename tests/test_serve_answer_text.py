@@ -134,6 +134,17 @@ def test_a_verdict_shows_nothing_even_if_it_holds_an_answer() -> None:
     assert reader.end("Paris") == ""
 
 
+def test_thoughts_of_later_turns_begin_on_a_new_line() -> None:
+    reader = AnswerText(2)
+    told = ""
+    for turn in (["<think>I kn", "ow", "</think><assessment>"], ["no thought"], ["<think>", "it", " is</think>"]):
+        reader.turn()
+        for piece in turn:
+            reader.wrote(piece)
+            told += reader.thought()
+    assert told == "I know\nit is"
+
+
 def test_a_strategy_that_may_drop_an_answer_shows_it_at_the_end_alone() -> None:
     assert told("<answer>Lyon</answer>", [], answers_from=None)[0] == ""
     assert AnswerText(None).end("Paris") == "Paris"

@@ -216,6 +216,20 @@ def test_a_client_that_leaves_in_mid_stream_ends_the_attempt(tmp_path: Path) -> 
             until(lambda: gauge(url, "ken_attempts_running") == 0)
 
 
+def test_a_client_that_leaves_before_it_has_asked_is_no_defect(tmp_path: Path) -> None:
+    with ken_serve(folder=tmp_path) as served:
+        host, port = served.address.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as client:
+            head = (
+                "POST /v1/ask HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 99\r\n"
+            )
+            client.sendall(f'{head}\r\n{{"question'.encode())
+            until(lambda: gauge(served.address, "ken_attempts_running") == 0)  # it has been read
+        until(lambda: "499" in served.log)
+        served.end()
+        assert "raceback" not in served.log
+
+
 def test_a_client_that_leaves_the_queue_gives_its_place_up() -> None:
     model = HeldModel()
     with running(Service([model], queue=Queue(1, 1))) as url, ThreadPoolExecutor(2) as pool:

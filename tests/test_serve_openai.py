@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,10 +17,11 @@ import pytest
 from faulty_server import Answer, FaultyServer, Status
 from running import ken_serve, running
 
+import ken.serving
 from ken.core import Trajectory
 from ken.models.endpoint import EndpointModel
 from ken.models.scripted import ScriptedModel
-from ken.serving.openai_types import ChatCompletion, ModelList
+from ken.serving.openai_types import ChatCompletion, KenInfo, ModelList
 from ken.serving.service import Service
 
 EGYPT = "What is the capital of Egypt?"  # the model must look it up
@@ -451,3 +453,32 @@ def test_replies_are_what_the_document_says(url: str) -> None:
     assert {"/v1/chat/completions", "/v1/models", "/v1/ask", "/healthz", "/metrics"} <= set(document["paths"])
     fields = document["components"]["schemas"]["ChatCompletion"]["properties"]
     assert "ken" in fields
+
+
+def test_the_example_of_the_documentation_runs(index: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "serve.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+
+    def reply(prompt: str) -> str:
+        return "sure <assessment>yes</assessment>" if "<assessment>" in prompt else "<answer>Hekloumom</answer>"
+
+    service, _ = scripted(reply, indexes={"capitals": index})
+    with running(service) as url:
+        exec(code.replace("http://127.0.0.1:8080", url), {})  # noqa: S102
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "Hekloumom"
+    assert "'knows': True" in said[1]
+
+
+def test_the_documentation_names_every_error_and_every_field() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "serve.md").read_text(encoding="utf-8")
+    source = Path(ken.serving.__file__).parent
+    files = [
+        source / f"{name}.py" for name in ("errors", "access", "completion", "chat_stream", "openai_api", "bodies")
+    ]
+    codes = set(re.findall(r"code ?= ?\"(\w+)\"", "".join(file.read_text(encoding="utf-8") for file in files)))
+    assert "server_busy" in codes
+    assert [code for code in codes - {"internal_error", "failed"} if f"`{code}`" not in page] == []
+    assert [
+        name for name in KenInfo.model_fields if f"`{name}`" not in page and name not in {"strategy", "model"}
+    ] == []

@@ -32,9 +32,10 @@ def serve(  # noqa: PLR0917 (typer reads the options from the signature)
         str, typer.Option(help="Address to listen on; one that others can reach needs a key.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")] = 8080,
-    api_key: Annotated[
+    client_key: Annotated[  # not `api_key`, which in ken.toml is that of the model's server for every command
         list[str] | None,
         typer.Option(
+            "--api-key",
             metavar="KEY",
             help="Clients must show it; may be repeated. Default: $KEN_API_KEY, which keeps it out of the shell's "
             "history (several with spaces between).",
@@ -63,8 +64,9 @@ def serve(  # noqa: PLR0917 (typer reads the options from the signature)
     temperature: options.Temperature = 0.0,
     max_tokens: options.MaxTokens = 512,
     base_url: options.BaseUrl = None,
-    upstream_key: Annotated[
-        str | None, typer.Option(help="For openai/…: the key of the model's server; default: $OPENAI_API_KEY.")
+    api_key: Annotated[
+        str | None,
+        typer.Option("--upstream-key", help="For openai/…: the key of the model's server; default: $OPENAI_API_KEY."),
     ] = None,
     device: options.Device = None,
     timeout: options.Timeout = None,
@@ -87,7 +89,7 @@ def serve(  # noqa: PLR0917 (typer reads the options from the signature)
         from ken.serving.service import Service
     except ImportError as error:
         raise Unsupported("serving needs fastapi and uvicorn; run `pip install 'ken[serve]'`") from error
-    keys = keys_of(api_key)
+    keys = keys_of(client_key)
     check_host(host, keys)
     access = Access(
         keys=keys,
@@ -96,7 +98,7 @@ def serve(  # noqa: PLR0917 (typer reads the options from the signature)
         upload_bytes=int((max_upload + 1) * MEBIBYTE),
     )
     given = options.given(
-        base_url=base_url, api_key=upstream_key, device=device, timeout=timeout, control_tokens=control_tokens
+        base_url=base_url, api_key=api_key, device=device, timeout=timeout, control_tokens=control_tokens
     )
     places = Queue(concurrency, queue)
     service = Service(

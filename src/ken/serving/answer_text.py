@@ -30,9 +30,9 @@ class AnswerText:
     def __init__(self, answers_from: int | None, stops: tuple[str, ...] = ()) -> None:
         self.shown = ""
         self._from, self._stops = answers_from, tuple(stop for stop in stops if stop)
-        self._turn = 0
-        self.turn()
-        self._turn = 0
+        self._turn = -1
+        self._thoughts = 0
+        self.turn()  # the zeroth, in which nothing is written
 
     def turn(self) -> None:
         """The model begins a new turn."""
@@ -40,7 +40,7 @@ class AnswerText:
         self._text = ""
         self._answer = self._thought = -1  # where the answer begins, and what of the thought was not told yet
         self._read = self._sought = 0  # up to where neither can begin
-        self._thinks, self._acted = True, False
+        self._thinks, self._begun, self._acted = True, False, False
 
     def wrote(self, piece: str) -> str:
         """The model wrote this. Returns what can be shown of the answer now, "" for nothing."""
@@ -57,7 +57,8 @@ class AnswerText:
         return "" if self._acted else self._grown(_beginning(self._text[self._answer :]))
 
     def thought(self) -> str:
-        """By what the turn's first thought, `<think>…</think>`, has grown since this was asked last."""
+        """By what the turn's first thought, `<think>…</think>`, has grown since this was asked last. Thoughts of later
+        turns begin on a new line."""
         if self._thought < 0:
             start = self._text.find(_THINK, self._sought)
             if start < 0:
@@ -72,6 +73,10 @@ class AnswerText:
         else:
             fresh = _without_beginning_of(fresh, (_END_THINK, _OPEN))
         self._thought += len(fresh)
+        if fresh and not self._begun:
+            self._begun = True
+            self._thoughts += 1
+            return f"\n{fresh}" if self._thoughts > 1 else fresh
         return fresh
 
     def end(self, answer: str) -> str | None:

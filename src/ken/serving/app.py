@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse, Response
+from starlette.requests import ClientDisconnect
 
 import ken
 from ken.serving import access as door
@@ -58,6 +59,7 @@ def create_app(service: Service, *, access: Access | None = None, log: Log | Non
         return Response(status_code=GONE)
 
     app.add_exception_handler(Gone, gone)
+    app.add_exception_handler(ClientDisconnect, gone)  # before it had sent all of its request
 
     @app.get("/healthz", responses={503: {"description": "It is shutting down."}})
     def healthz() -> Response:
