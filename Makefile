@@ -40,7 +40,7 @@ format: setup ## let ruff mend what it can
 	$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
 docs: setup ## build the documentation into site/, strictly and without the network; open site/index.html
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: setup ## measure against peers and rewrite bench/RESULTS.md, TRAINING.md and SERVING.md
 	$(BIN)/python bench/search.py --write

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 from capitals import command, environment
@@ -35,6 +35,28 @@ if TYPE_CHECKING:
 
 DESK, PHONE = (1280, 900), (390, 844)
 SECONDS = 30  # most that anything on a page may take on a busy machine; conditions end the wait as soon as they hold
+
+
+# What a screen reader could not name, ids that are not unique, and headings that skip a level.
+FAULTS = """() => {
+  const found = [], ids = new Set(), start = (e) => e.outerHTML.slice(0, 80);
+  for (const e of document.querySelectorAll("[id]")) ids.has(e.id) ? found.push(`twice: ${e.id}`) : ids.add(e.id);
+  for (const e of document.querySelectorAll("input:not([type=hidden]), select, textarea, progress"))
+    if (!e.labels?.length && !e.ariaLabel) found.push(`no name: ${start(e)}`);
+  for (const e of document.querySelectorAll("button, a[href]"))
+    if (!e.textContent.trim() && !e.ariaLabel) found.push(`no name: ${start(e)}`);
+  for (const e of document.querySelectorAll("img:not([alt])")) found.push(`no alt: ${start(e)}`);
+  const levels = [...document.querySelectorAll("h1, h2, h3, h4")].map((e) => Number(e.tagName[1]));
+  if (levels.filter((level) => level === 1).length !== 1) found.push(`headings: ${levels}`);
+  if (levels.some((level, i) => i && level > levels[i - 1] + 1)) found.push(`headings: ${levels}`);
+  return found;
+}"""
+
+
+def faults(page: Page) -> list[str]:
+    """What keeps a page from people who do not see it, or see it on a phone: `FAULTS`, and too great a width."""
+    wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    return [*page.evaluate(FAULTS), *([f"too wide by {wide} px"] if wide > 0 else [])]
 
 
 @dataclass
@@ -102,22 +124,22 @@ def launched() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def chromium(launched: Browser) -> Iterator[Chromium]:
-    """A browser whose pages must be without faults when the test ends."""
+def chromium(launched: Browser, served: object) -> Iterator[Chromium]:
+    """A browser whose pages must be without faults when the test ends, and are closed before what is served is."""
     chromium = Chromium(launched)
     yield chromium
     assert chromium.close_pages() == []
 
 
 @pytest.fixture
-def served() -> Iterator[Callable[[Service], str]]:
-    """A function that serves a `Service` until the test ends, and returns its address."""
+def served() -> Iterator[Callable[..., str]]:
+    """A function that serves a `Service` until the test ends, and returns its address. Options are `create_app`'s."""
     with ExitStack() as stack:
-        yield lambda service: stack.enter_context(serving(service))
+        yield lambda service, **options: stack.enter_context(serving(service, **options))
 
 
 @contextmanager
-def serving(service: Service) -> Iterator[str]:
+def serving(service: Service, **options: Any) -> Iterator[str]:
     """The application over `service` on loopback, in a thread; yields its address."""
     import uvicorn
 
@@ -125,7 +147,9 @@ def serving(service: Service) -> Iterator[str]:
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(
-            uvicorn.Config(create_app(service), log_level="warning", timeout_graceful_shutdown=3, lifespan="on")
+            uvicorn.Config(
+                create_app(service, **options), log_level="warning", timeout_graceful_shutdown=3, lifespan="on"
+            )
         )
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="serving", daemon=True)
         thread.start()  # the socket listens already: what is asked before the server is up waits there

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
-from test_audit_measure import ATTEMPTS, LIMA, OPEN, OSLO, PARIS, ROME, SETTINGS, attempt, samples
+from test_audit_measure import ATTEMPTS, LIMA, OSLO, PARIS, ROME, SETTINGS, attempt, samples
 
 from ken.auditing import measure
 from ken.auditing.compare import Comparison, compare, compare_audits
@@ -128,17 +131,29 @@ def test_attempts_that_ended_otherwise_are_listed(comparison):
     assert ("adaptive", "paris") not in changed
 
 
-def test_two_folders_are_compared(tmp_path):
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-        write_settings(tmp_path / name, SETTINGS)
-        log = LogWriter(tmp_path / name / LOG)
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    """Two folders with the same audit."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("audit-before", "audit-after"):
+        Path(name).mkdir()
+        write_settings(Path(name), SETTINGS)
+        log = LogWriter(Path(name) / LOG)
         for trajectory in ATTEMPTS:
             log.write(trajectory)
         log.close()
-    same = compare_audits(tmp_path / "a", tmp_path / "b")
+
+
+def test_two_folders_are_compared(folders):
+    same = compare_audits("audit-before", "audit-after")
     assert same.changed == ()
     assert all(d.change.estimate == 0 for found in same.differences.values() for d in found)
-    assert OPEN.id in {o.question_id for o in HERE}
     with pytest.raises(BadInput, match="holds no audit"):
-        compare_audits(tmp_path / "a", tmp_path / "c")
+        compare_audits("audit-before", "audit-never")
+
+
+def test_the_example_of_the_documentation_runs(folders, capsys):
+    page = (Path(__file__).parents[1] / "docs" / "web.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    exec(example, {})  # noqa: S102 (the page is this repository's own)
+    assert "exact match 0.5 0.5 " in capsys.readouterr().out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib.util
+import json
 import os
 import re
 import shlex
@@ -11,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -24,23 +26,43 @@ CHROMIUM = Path("/usr/bin/chromium")
 TEXTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-@pytest.fixture(scope="session")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site as `make docs` builds it, without a network: whatever asks for one meets a proxy that is not there."""
-    folder = tmp_path_factory.mktemp("docs") / "site"
-    nowhere = {name: "http://127.0.0.1:9" for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")}
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
-    done = subprocess.run(
-        command,
+def build(*options: object) -> subprocess.CompletedProcess[str]:
+    """What `make docs` runs, without a network: whatever asks for one meets a proxy that is not there."""
+    found = re.search(r"^docs:.*\n\t(.+)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert found
+    *settings, program = found[1].partition("mkdocs ")[0].split()
+    assert program == "$(BIN)/"
+    arguments = shlex.split(found[1].partition("mkdocs ")[2])
+    nowhere = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), "http://127.0.0.1:9")
+    return subprocess.run(
+        [sys.executable, "-m", "mkdocs", *arguments, *map(str, options)],
         cwd=ROOT,
-        env={**os.environ, **nowhere, "NO_MKDOCS_2_WARNING": "1"},
+        env={**os.environ, **nowhere, **dict(setting.split("=") for setting in settings)},
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
     )
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site as `make docs` builds it."""
+    folder = tmp_path_factory.mktemp("docs") / "site"
+    done = build("--site-dir", folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
+
+
+def test_a_link_that_leads_nowhere_fails_the_build(tmp_path: Path) -> None:
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / "index.md").write_text("[there](nowhere.md)\n", encoding="utf-8")
+    settings = {"INHERIT": str(ROOT / "mkdocs.yml"), "docs_dir": str(docs), "nav": [], "plugins": [], "hooks": []}
+    (tmp_path / "mkdocs.yml").write_text(json.dumps(settings), encoding="utf-8")
+    done = build("--config-file", tmp_path / "mkdocs.yml", "--site-dir", tmp_path / "site")
+    assert done.returncode != 0
+    assert "contains a link 'nowhere.md'" in done.stderr
 
 
 @pytest.fixture(scope="session")
@@ -67,9 +89,9 @@ def test_links_inside_lead_to_pages_and_headings(site: Path, pages: dict[Path, B
             if parts.scheme or parts.netloc:
                 continue
             target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
-            if not target.is_file():
-                broken.append((path.relative_to(site), link["href"]))
-            elif parts.fragment and target in names and unquote(parts.fragment) not in names[target]:
+            headings = names.get(target)  # of pages; other files have none
+            found = headings is None or not parts.fragment or unquote(parts.fragment) in headings
+            if not target.is_file() or not found:
                 broken.append((path.relative_to(site), link["href"]))
     assert not broken
 
@@ -94,6 +116,16 @@ def test_the_reference_lists_what_parameters_are(site: Path) -> None:
     assert {"model", "index", "strategy", "top_k"} <= set(named)
 
 
+def test_the_verdicts_are_those_of_the_results(pages: dict[Path, BeautifulSoup], site: Path) -> None:
+    rows = pages[site / "reproduce.html"].find("table").find_all("tr")[1:]
+    shown = {row.find_all("td")[-1].get_text(): [cell.get_text() for cell in row.find_all("td")[1:4]] for row in rows}
+    for path in (ROOT / "results").glob("*.json"):
+        verdicts = [claim["verdict"] for claim in json.loads(path.read_text(encoding="utf-8"))["claims"]]
+        counts = [str(verdicts.count(verdict)) for verdict in ("holds", "fails", "inconclusive")]
+        assert shown.pop(f"ken reproduce {path.stem}") == counts
+    assert not shown
+
+
 def test_every_public_name_is_in_the_reference(site: Path) -> None:
     import ken
 
@@ -103,7 +135,7 @@ def test_every_public_name_is_in_the_reference(site: Path) -> None:
 
 
 @pytest.mark.skipif(not CHROMIUM.exists(), reason="needs Debian's chromium")
-def test_search_works_in_pages_opened_from_disk(site: Path) -> None:
+def test_pages_opened_from_disk_can_be_searched_and_their_commands_copied(site: Path) -> None:
     api = pytest.importorskip("playwright.sync_api")
     with api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
@@ -116,6 +148,8 @@ def test_search_works_in_pages_opened_from_disk(site: Path) -> None:
             found = page.locator(".md-search-result__item").first
             found.wait_for()
             assert "auroc" in found.inner_text().lower()
+            copied = page.locator(".language-console code").first.get_attribute("data-copy")
+            assert copied == "ken lab write factworld world\nken index build world/corpus.jsonl my-index"
             assert {url.partition(":")[0] for url in asked} <= {"file", "data", "blob"}
         finally:
             browser.close()
@@ -140,14 +174,19 @@ def commands(text: str) -> Iterator[str]:
                 yield found[1]
 
 
-@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
-def test_commands_and_their_options_exist(path: Path) -> None:
+@pytest.fixture(scope="module")
+def root() -> Any:
+    """The command line, with all its parts."""
     import typer
 
     from ken.cli import app
 
     app._assemble()
-    root = typer.main.get_command(app.app)
+    return typer.main.get_command(app.app)
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
+def test_commands_and_their_options_exist(path: Path, root: Any) -> None:
     for command in commands(path.read_text(encoding="utf-8")):
         words = shlex.split(re.split(r" [|&>;]|\s#", command)[0].replace("[", "").replace("]", ""))[1:]
         node, context = root, root.make_context("ken", [], resilient_parsing=True)

@@ -1,8 +1,8 @@
 """What the documentation shows is run as it stands there, page by page, in a folder of its own.
 
-A block with a title is a file. A `console` block is a session: commands behind `$`, and what they print. Untitled Python
-is run in one namespace. A line of output that is only `…` stands for any lines; times may differ, and other numbers by
-what another processor rounds otherwise.
+A block with a title is a file. A `console` block is a session: commands behind `$`, and what they print. Untitled
+Python is run in one namespace. A line of output that is only `…` stands for any lines; times may differ, and other
+numbers by what another processor rounds otherwise.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ def blocks(page: str) -> list[Block]:
 def sessions(block: Block) -> Iterator[tuple[str, str]]:
     """The commands of a console block, each with what it prints."""
     for part in re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]:
-        command, more, output = part.partition("\n")
+        command, _, output = part.partition("\n")
         while command.endswith("\\"):
-            line, more, output = output.partition("\n")
+            line, _, output = output.partition("\n")
             command = f"{command[:-1]} {line.strip()}"
         yield command, output
 
@@ -208,3 +208,17 @@ def test_ask(practised: Reader) -> None:
 @pytest.mark.slow
 def test_audit(practised: Reader) -> None:
     assert practised.read("audit.md") == 5
+
+
+@pytest.mark.slow
+def test_training(practised: Reader) -> None:
+    pytest.importorskip("trl", reason="needs the extra `train`")
+    assert practised.read("training.md") == 5
+    assert Path("my-run/model").is_dir()
+    assert Path("run/model").is_dir()
+
+
+@pytest.mark.slow
+def test_reproduce(reader: Reader) -> None:
+    pytest.importorskip("trl", reason="needs the extra `train`")
+    assert reader.read("reproduce.md") == 3

@@ -139,6 +139,9 @@ def test_scores_are_read(text: str, score: float | None) -> None:
         ("**wrong**", 0.0),
         ("unsure", 0.0),
         ("<think>wrong?</think>right", 1.0),
+        ("The answer is not right.", 0.0),
+        ("That isn't quite correct", 0.0),
+        ("Not in those words, but right", 1.0),
         ("Hm.", None),
         ("bright", None),
     ],
@@ -209,6 +212,17 @@ def test_answers_are_judged_by_match_first(answer: str, said: list[str], score: 
     judge = LLMJudge(replies(*said))
     assert asyncio.run(judge.correctness(QUESTION, answer)) == Verdict(score)
     assert judge.calls == calls
+
+
+def test_for_a_measure_no_guess_stands_in_for_the_judge() -> None:
+    judge = LLMJudge(replies("well", ModelError("down"), "hm"))
+    assert asyncio.run(judge.right(QUESTION, "born in Bonn")) is None, "it answered, and nothing could be read"
+    dead = LLMJudge(replies(*[ModelError("down")] * 3))
+    with pytest.raises(ModelError, match="down"):
+        asyncio.run(dead.right(QUESTION, "born in Bonn"))
+    assert asyncio.run(LLMJudge(replies("unsure")).right(QUESTION, "B.")) is False
+    assert asyncio.run(dead.right(QUESTION, "the Bonn")) is True, "a match needs no judge"
+    assert (judge.fallbacks, dead.fallbacks) == (0, 0)
 
 
 def test_words_found() -> None:

@@ -139,6 +139,10 @@ def test_a_client_asks_searches_and_audits(connect: Connect) -> None:
             (True, 1.0, ["Nairobi"] * 3),
             (False, 0.0, ["Atlantis"] * 3),
         ]
+        told.clear()
+        asked = {"question": "What is the capital of Peru?", "answers": ["Lima"], "samples": 2, "strategies": ["rag"]}
+        await client.call_tool("audit_question", asked, progress_callback=progress)
+        assert sorted(map(str, told)) == ["closed-book sample 1", "closed-book sample 2", "direct", "rag"]
         uses = [{s["strategy"]: s["search_use"] for s in audit["strategies"]} for audit in audits if audit]
         assert uses == [
             {"direct": "saved", "rag": "wasted", "search": "wasted", "adaptive": "saved"},

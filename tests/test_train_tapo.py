@@ -142,3 +142,17 @@ def test_a_ratio_that_is_none_is_refused(place: Path, tmp_path: Path) -> None:
     with pytest.raises(ken.core.BadInput, match="search_cache cannot be 1"):
         train(place, tmp_path / "run", search_cache=1.5)
     assert not (tmp_path / "run").exists()
+
+
+def test_what_is_to_be_known_of_a_stage_is_said_at_the_end(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from ken.cli.train_progress import finish
+    from ken.papers.recipes import recipe_of
+    from ken.papers.train import Trained, TrainingRun
+    from ken.training.train import TrainingLog
+
+    settings = TrainingRun(paper="tapo", model="hf/x", index="", options=recipe_of("tapo").chosen({}).model_dump())
+    log = TrainingLog(history=[{"step": 1, "reward": 0.5}], notes=["level \x1b[2J'hard' [bold] was never reached"])
+    finish(Trained(place, settings, model=place / "model", logs={"tools": log}))
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("tools: 1 steps, reward 0.50 → 0.50")
+    assert said[1] == "tools: level 'hard' [bold] was never reached"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from browser import PHONE, SECONDS, ken_serve, serving
+from browser import PHONE, SECONDS, faults, ken_serve, serving
 from capitals import CAPITALS, build_index, reply, serve
 from faulty_server import FaultyServer
 
@@ -20,6 +20,7 @@ import ken
 from ken.core import ModelError, Passage
 from ken.models.scripted import ScriptedModel
 from ken.serving import uploads
+from ken.serving.access import Access
 from ken.serving.service import Service
 
 HOSTILE = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script></textarea>&lt;b&gt;"
@@ -63,9 +64,14 @@ def service(tmp_path):
     )
 
 
-def ask(page, text):
+def send(page, text):
+    page.locator("#send:enabled").wait_for()  # the script is there
     page.get_by_label("Question", exact=True).fill(text)
     page.keyboard.press("Enter")
+
+
+def ask(page, text):
+    send(page, text)
     exchange = page.locator(".exchange").last
     exchange.get_by_role("heading", name=text).wait_for()
     exchange.locator(".reply:not([aria-busy])").wait_for()
@@ -128,11 +134,44 @@ def test_steps_show_as_they_come_and_stop_stops_the_model(chromium, served, tmp_
     page.locator(".exchange").last.get_by_text("Lima").first.wait_for()
 
 
+def test_a_follow_up_is_read_with_what_was_said_before(chromium, served, tmp_path):
+    def talk(prompt):
+        if "<rewrite>" in prompt:
+            assert "Q1: What is the capital of Peru?\nA1: Lima" in prompt
+            return "<think> Japan </think>\n<rewrite>What is the capital of Japan?</rewrite>"
+        return capitals(prompt)
+
+    page = chromium.page(served(Service([ScriptedModel(talk)], data=tmp_path)) + "/ask")
+    ask(page, "What is the capital of Peru?")
+    page.get_by_label("Follow-up").check()
+    follow_up = ask(page, "And of Japan?")
+    assert follow_up.locator(".answer-text").inner_text() == "Tokyo"
+    assert "asked as: What is the capital of Japan?" in follow_up.inner_text()
+
+
+def test_text_shows_while_it_is_written(chromium, served, tmp_path):
+    class Slow(Held):
+        """Says the beginning of its answer at once."""
+
+        async def generate(self, conversation, *, on_text=None, **settings):
+            on_text("<think> old maps </think><answer> Li")
+            answer = await super().generate(conversation, **settings)
+            on_text("ma </answer>")
+            return answer
+
+    model = Slow(lambda _: "<think> old maps </think><answer> Lima </answer>")
+    page = chromium.page(served(Service([model], data=tmp_path)) + "/ask")
+    send(page, "What is the capital of Peru?")
+    page.locator(".answer-text").get_by_text("Li", exact=True).wait_for()
+    assert page.locator(".step.live .kind").inner_text() == "answering"
+    model.let()
+    page.locator(".answer-text").get_by_text("Lima", exact=True).wait_for()
+
+
 def test_closing_the_page_stops_the_model(chromium, served, tmp_path):
     model = Held(capitals)
     page = chromium.page(served(Service([model], data=tmp_path)) + "/ask")
-    page.get_by_label("Question", exact=True).fill("What is the capital of Peru?")
-    page.keyboard.press("Enter")
+    send(page, "What is the capital of Peru?")
     assert model.asked.wait(SECONDS)
     page.close()
     assert model.stopped.wait(SECONDS)
@@ -167,10 +206,21 @@ def test_a_model_that_fails_is_said_in_place_and_the_question_is_not_lost(chromi
 def test_a_server_that_is_gone_is_said_in_place(chromium, service):
     with serving(service) as address:
         page = chromium.page(address + "/ask")
+        page.locator("#send:enabled").wait_for()
     exchange = ask(page, "What is the capital of Peru?")
     assert "cannot be reached" in exchange.get_by_role("alert").inner_text()
     assert page.get_by_label("Question", exact=True).input_value() == "What is the capital of Peru?"
     assert all("ERR_CONNECTION_REFUSED" in problem for problem in chromium.close_pages())
+
+
+def test_without_its_script_the_page_says_so_and_sends_nothing(chromium, served, service):
+    page = chromium.page(served(service) + "/ask", script=False)
+    assert "needs JavaScript" in page.locator("noscript").inner_text()
+    page.get_by_label("Question", exact=True).fill("What is the capital of Peru?")
+    assert page.get_by_role("button", name="Ask", exact=True).is_disabled()
+    page.get_by_label("Passages").press("Enter")  # a browser sends a form so, were it one that is sent
+    assert page.get_by_label("Question", exact=True).input_value() == "What is the capital of Peru?"
+    assert page.url.endswith("/ask")
 
 
 def test_a_server_without_a_model_says_how_to_start_it(chromium, served, tmp_path):
@@ -182,6 +232,7 @@ def test_a_server_without_a_model_says_how_to_start_it(chromium, served, tmp_pat
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_page_fits_a_phone_and_goes_by_keyboard(chromium, served, service, scheme):
     page = chromium.page(served(service) + "/ask", size=PHONE, scheme=scheme)
+    page.locator("#send:enabled").wait_for()
     for _ in range(12):
         page.keyboard.press("Tab")
         if page.evaluate("document.activeElement.id") == "question":
@@ -192,7 +243,7 @@ def test_the_page_fits_a_phone_and_goes_by_keyboard(chromium, served, service, s
     assert page.evaluate("document.activeElement.id") == "question"
     page.get_by_text("How it came to this").click()
     page.get_by_text("Add documents").click()
-    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE[0]
+    assert faults(page) == []
 
 
 @pytest.mark.parametrize(
@@ -202,7 +253,8 @@ def test_the_page_fits_a_phone_and_goes_by_keyboard(chromium, served, service, s
         ('{"question": 1}', 400),
         ('{"question": "x", "unknown": 1}', 400),
         ('{"question": "x", "top_k": 0}', 400),
-        ('{"question": "' + "x" * 300_000 + '"}', 413),
+        ('{"question": "' + "x" * (1 << 20) + '"}', 413),
+        ('{"question": "x", "history": [{"query": 1}]}', 400),
     ],
 )
 def test_a_broken_request_gets_one_sentence(served, service, body, status):
@@ -246,13 +298,13 @@ def test_uploaded_files_become_an_index_that_can_be_asked_at_once_and_after_a_re
         page = chromium.page(address + "/ask")
         said = upload(
             page,
-            "my-own",
+            "моё-дело",
             ("lands.jsonl", table.encode()),
             ("a.md", b"# Atlantis\nIt sank."),
             ("b.html", b"<p>Hello</p>"),
         )
-        assert said == "The index my-own is ready and chosen: 10 documents, 10 passages."
-        assert page.get_by_label("Index", exact=True).input_value() == "my-own"
+        assert said == "The index моё-дело is ready and chosen: 10 documents, 10 passages."
+        assert page.get_by_label("Index", exact=True).input_value() == "моё-дело"
         assert page.get_by_label("Strategy").input_value() == "adaptive"
         assert ask(page, "What is the capital of Cuba?").locator(".answer-text").inner_text() == "Havana"
     with serving(fresh()) as address:
@@ -325,11 +377,9 @@ def test_an_upload_that_is_no_form_or_has_no_files_or_two_of_one_name_is_refused
     assert "two of the files" in twice.json()["error"]["message"]
 
 
-def test_an_upload_that_is_too_large_is_refused_before_and_after_it_is_sent(chromium, served, service, monkeypatch):
-    monkeypatch.setattr(uploads, "MAX_BYTES", 1 << 20)
-    address = served(service)
+def test_an_upload_that_is_too_large_is_refused_before_and_after_it_is_sent(chromium, served, service):
+    address = served(service, access=Access(upload_bytes=1 << 20))
     page = chromium.page(address + "/ask")
-    page.locator("#upload").evaluate("form => { form.dataset.mostBytes = 1048576; }")
     assert "upload at most 1 MB" in upload(page, "large", ("a.txt", b"x" * (1 << 21)))
     refused = httpx.post(address + "/ask/indexes", data={"name": "n"}, files=[("files", ("a.txt", b"x" * (1 << 21)))])
     assert refused.status_code == 413

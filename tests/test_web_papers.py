@@ -9,6 +9,7 @@ import re
 import select
 import shutil
 import signal
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -22,9 +23,10 @@ from playwright.sync_api import expect
 
 import ken.papers
 from ken.papers.catalogue import rows, shipped
+from ken.papers.described import ROWS, describe
 from ken.papers.kinds import INSIDE, OUTSIDE, SIGNAL, kinds
 from ken.papers.search import CatalogueSearch
-from ken.serving.rows import Rows
+from ken.serving.rows import Rows, kept_at
 from ken.serving.service import Service
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -69,6 +71,10 @@ def fake_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
     monkeypatch.setattr(ken.papers, "__path__", [str(folder), *ken.papers.__path__])
     assert SLUG in rows()
+    data = tmp_path / "data"
+    data.mkdir(exist_ok=True)
+    kept_at(data).write_bytes(ROWS.dump_json({SLUG: describe(SLUG)}))  # nothing of the others, which takes seconds
+    sys.modules.pop("ken.papers.54_introspective_growth", None)
     return tmp_path
 
 
@@ -81,6 +87,15 @@ def ask(address: str, method: str = "GET") -> tuple[int, str]:
             return reply.status, reply.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
+
+
+def held(hold: Path) -> int:
+    """A handle of the arm that waits, once it does; it becomes readable when that process ends."""
+    for _ in range(SECONDS * 20):
+        if hold.exists():
+            return os.pidfd_open(int(hold.read_text()))
+        select.select([], [], [], 0.05)
+    raise AssertionError("the arm did not begin")
 
 
 # --- the catalogue ---
@@ -199,9 +214,8 @@ def test_the_index_of_the_catalogue_is_built_once_and_anew_when_it_changes(tmp_p
 
 
 def test_a_papers_page_shows_claims_arms_and_plots_with_the_numbers_of_its_results(
-    served: Serve, chromium: Chromium, service: Service, tmp_path: Path
+    served: Serve, chromium: Chromium, service: Service
 ) -> None:
-    service.data = tmp_path / "new"  # in which nothing was read yet
     results = json.loads((RESULTS / "knowrl.json").read_text())
     page = chromium.page(served(service) + "/papers/58")  # a number leads to the slug
     expect(page).to_have_url(re.compile("/papers/knowrl$"))
@@ -211,7 +225,6 @@ def test_a_papers_page_shows_claims_arms_and_plots_with_the_numbers_of_its_resul
     expect(claims.first).to_contain_text(first["verdict"])
     expect(claims.first).to_contain_text(f"{first['value']:.3f}")
     expect(claims.first).to_contain_text(f"{first['interval'][0]:.3f} to {first['interval'][1]:.3f}")
-    expect(page.locator("#row[data-reading]")).to_have_count(0)  # the row is read by then
     arms = page.locator("table.arms tbody tr")
     row = arms.filter(has=page.get_by_role("rowheader", name="vote", exact=True))
     expect(row).to_contain_text(f"{results['arms']['vote']['mean']['macro_f1']:.3f}")
@@ -249,6 +262,20 @@ def test_results_that_cannot_be_read_are_told_and_the_rest_is_shown(
     expect(page.get_by_role("alert")).to_contain_text("make it again with `ken reproduce knowrl`")
     expect(page.locator("table.claims .badge").first).to_have_text("not judged")  # what the row says
     expect(page.get_by_role("button", name="Start the smoke run")).to_be_visible()
+
+
+def test_a_row_that_cannot_be_loaded_is_told_and_hides_no_other(
+    served: Serve, chromium: Chromium, service: Service, fake_row: Path
+) -> None:
+    (fake_row / "rows" / "54_introspective_growth.py").write_text("paper = 1 / 0\n", encoding="utf-8")
+    kept_at(fake_row / "data").unlink()  # so that the rows are read, by a process that imports torch
+    address = served(service)
+    page = chromium.page(f"{address}/papers/{SLUG}")
+    expect(page.get_by_role("alert")).to_contain_text(
+        f"the row of {SLUG} cannot be loaded (ZeroDivisionError: division by zero)", timeout=4 * SECONDS * 1000
+    )
+    page.goto(address + "/papers/ikea")
+    expect(page.locator("table.arms tbody tr").first).to_be_visible()
 
 
 def test_an_unknown_paper_is_answered_with_the_nearest_names(served: Serve, service: Service) -> None:
@@ -291,7 +318,7 @@ def test_a_smoke_run_is_watched_outlives_a_reload_and_is_cancelled(
     page = chromium.page(f"{address}/papers/{SLUG}")
     page.get_by_role("button", name="Start the smoke run").click()
     expect(page.get_by_role("log")).to_be_visible()
-    expect(page.locator("#smoke .badge")).to_have_text("running")
+    os.close(held(hold))
     page.reload()
     expect(page.locator("#smoke .badge")).to_have_text("running")
 
@@ -338,6 +365,19 @@ def test_a_smoke_run_that_fails_says_so_with_its_reason(
     expect(page.get_by_role("log")).to_contain_text("arm method failed on seed 0: ZeroDivisionError")
 
 
+@pytest.mark.slow
+def test_a_real_paper_is_run_small_and_its_arms_are_told_as_they_end(
+    served: Serve, chromium: Chromium, service: Service
+) -> None:
+    page = chromium.page(served(service) + "/papers/knowrl")
+    page.get_by_role("button", name="Start the smoke run").click()
+    expect(page.get_by_role("log")).to_contain_text("knowrl seed 0 base:", timeout=300_000)
+    expect(page.locator("#smoke .badge")).to_have_text("finished", timeout=300_000)
+    measured = page.get_by_role("region", name="What the smoke run measured")
+    arms = json.loads((RESULTS / "knowrl.json").read_text())["arms"]
+    expect(measured.locator("tbody tr")).to_have_count(len(arms))
+
+
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGKILL])
 def test_a_smoke_run_ends_with_the_server_also_when_that_is_killed(
     chromium: Chromium, fake_row: Path, ending: signal.Signals
@@ -346,23 +386,13 @@ def test_a_smoke_run_ends_with_the_server_also_when_that_is_killed(
     with ken_serve(cwd=fake_row, FAKE_HOLD=str(hold), PYTHONPATH=os.environ["PYTHONPATH"]) as (address, server):
         page = chromium.page(f"{address}/papers/{SLUG}")
         page.get_by_role("button", name="Start the smoke run").click()
-        page.wait_for_function("document.querySelector('#smoke .badge')?.textContent === 'running'")
-        job = _held(hold, server)
+        expect(page.locator("#smoke .badge")).to_have_text("running")
+        job = held(hold)
         page.goto("about:blank")  # whose events would keep the server waiting for them
         server.send_signal(ending)
         server.wait(SECONDS)
         assert select.select([job], [], [], SECONDS)[0], "the job goes on without its server"
     os.close(job)
-
-
-def _held(hold: Path, server: object) -> int:
-    """A handle of the process that waits, which becomes readable when it ends."""
-    deadline = SECONDS * 20
-    for _ in range(deadline):
-        if hold.exists():
-            return os.pidfd_open(int(hold.read_text()))
-        select.select([], [], [], 0.05)
-    raise AssertionError("the arm did not begin")
 
 
 # --- every page ---

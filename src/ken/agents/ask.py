@@ -29,10 +29,13 @@ def ask(
 ) -> Trajectory:
     """Answer a question and say how: the trajectory holds the decision, the searches, the passages and the answer.
 
+    question: its text, or a `Question`, whose id and golds the trajectory then keeps.
     model: a spec such as "openai/gpt-4o-mini", "hf/Qwen/Qwen2.5-0.5B-Instruct" or "lab/factworld", or a loaded model;
-        `model_options` (base_url, api_key, device, …) go with a spec.
+        `model_options` (base_url, api_key, device, …; see `load_model`) go with a spec.
     index: a folder with an index, the URL of a /retrieve service, an `Index` or a `Retriever`; not needed for "direct".
-    strategy: "direct", "rag", "search", "adaptive", or a `Strategy`. top_k: passages per search, ≥ 1.
+    strategy: a name ("adaptive", "direct", "rag", "search", "ircot", "self-ask", "stepwise", "tools") or a `Strategy`.
+    top_k: passages per search, ≥ 1.
+    sampling: of every call of the model; greedy by default.
     mcp: servers whose tools the strategy "tools" may use beside its own: command lines or http(s) addresses.
 
     Raises `BadInput` for what cannot work as given. A model that does not answer gives a trajectory with `error` set.
@@ -62,7 +65,8 @@ async def ask_async(
     mcp: Sequence[str] = (),
     **model_options: Any,
 ) -> Trajectory:
-    """`ask` as a coroutine."""
+    """`ask` as a coroutine, for programs that have an event loop. Questions that are asked together share one model:
+    load it once and pass it."""
     from ken.agents import load_strategy
 
     if mcp:

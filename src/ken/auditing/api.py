@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,12 @@ from ken.agents import Strategy, load_strategy
 from ken.agents.ask import open_sources
 from ken.agents.background import run
 from ken.auditing.cluster import Recipe, run_audit_on_cluster
-from ken.auditing.folder import LOG, AuditSettings, check_keepable, digest, read_settings, save
+from ken.auditing.folder import LOG, REPORT, AuditSettings, check_keepable, digest, read_settings, save, write_settings
 from ken.auditing.html import render_html
 from ken.auditing.log import read_log
 from ken.auditing.measure import AuditReport, measure
 from ken.auditing.run import DIRECT, Progress, run_audit
+from ken.auditing.verdicts import NO_VERDICTS, judge_answers, read_verdicts
 from ken.core import BadInput, Question, Sampling
 from ken.core.readers import read_questions
 from ken.models import Model, load_model
@@ -34,6 +35,8 @@ def audit(
     threshold: float = 0.5,
     top_k: int = 3,
     sampling: Sampling = Sampling(),
+    judge: str | Model | None = None,
+    judge_options: Mapping[str, Any] = {},
     ray: str | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     **model_options: Any,
@@ -45,6 +48,8 @@ def audit(
     model knows by itself is the yardstick.
     samples: closed-book samples per question, ≥ 0; threshold: in [0, 1], share of right ones from which it counts as
     known.
+    judge: a model that says of answers which equal no gold whether they are right (see `ken.auditing.verdicts`), with
+    `judge_options` as a model has its own. It may be given for an audit that was made without one.
     ray: the address of a Ray cluster, or "local": shards of the attempts become its tasks (see `ken.core.scatter`). Its
     workers load the model and open the index themselves: both must then be named, by a spec and a folder or URL.
     on_progress: called after every attempt, from another thread.
@@ -56,6 +61,7 @@ def audit(
     """
     asked, chosen = checked(questions, strategies, samples=samples, threshold=threshold)
     recipe = None if ray is None else _recipe(model, model_options, index, top_k)
+    judging = load_model(judge, **judge_options) if isinstance(judge, str) else judge
     sources = open_sources(index, top_k)
     settings = settings_of(
         asked, chosen, "", sources, samples=samples, threshold=threshold, sampling=sampling
@@ -81,6 +87,8 @@ def audit(
         run_audit_on_cluster(
             asked, recipe, Path(out), strategies=chosen, settings=settings, address=ray, on_progress=on_progress
         )
+    if judging is not None:
+        run(_judge(judging, Path(out), on_progress, close=judging is not judge))
     return rescore(out)
 
 
@@ -127,16 +135,30 @@ def settings_of(
     )
 
 
+async def _judge(judge: Model, out: Path, on_progress: Callable[[Progress], None], *, close: bool) -> None:
+    def tell(done: int, total: int) -> None:
+        on_progress(Progress(done, total, 0, "verdicts"))
+
+    try:
+        attempts = [t for t in read_log(out / LOG).values() if t.sample is None]
+        write_settings(out, read_settings(out).model_copy(update={"judge": judge.spec}))
+        await judge_answers(judge, attempts, out, tell)
+    finally:
+        if close:
+            await judge.close()
+
+
 def rescore(out: str | Path) -> AuditReport:
     """Measure the audit in `out` again from its trajectories, without calling a model, and rewrite audit.json and
-    audit.html.
+    audit.html. Raises `BadInput` for a folder that holds no audit, or one without trajectories yet.
     """
     settings = read_settings(Path(out))
     trajectories = list(read_log(Path(out) / LOG).values())
     if not trajectories:
         raise BadInput(f"{out} holds no trajectories yet; run `ken audit` first")
-    report = measure(trajectories, settings)
-    save(Path(out) / "audit.json", report.model_dump_json(indent=2) + "\n")
+    verdicts = read_verdicts(Path(out), settings.judge) if settings.judge else NO_VERDICTS
+    report = measure(trajectories, settings, verdicts)
+    save(Path(out) / REPORT, report.model_dump_json(indent=2) + "\n")
     save(Path(out) / "audit.html", render_html(report, trajectories))
     return report
 

@@ -40,7 +40,7 @@ class Asking:
         found = {
             record["id"]: record
             for record in self._kept.records()
-            if record.get("kind") == kind and record.get("id") in things and not record["errors"]
+            if record.get("kind") == kind and record.get("id") in things and record.get("errors") == []
         }
         left = [name for name in things if name not in found]
         self.tell(len(found))

@@ -20,7 +20,7 @@ from ken.core import BadInput, Question, Sampling
 from ken.core.files import write_whole
 from ken.core.frozen import Frozen
 
-RUN, LOG = "run.json", "trajectories.jsonl"
+RUN, LOG, REPORT = "run.json", "trajectories.jsonl", "audit.json"
 
 Settings = TypeVar("Settings", bound=Frozen)
 
@@ -34,8 +34,9 @@ class AuditSettings(Frozen):
     threshold: share of right samples from which a question counts as one the model can answer alone.
     questions_digest: of all questions, so that a changed file is noticed.
 
-    The last three were not asked for but found: the version of Ken that began; the sampling parameters that the server
-    refused (`dropped`); and why the last run stopped before its end, "" if it did not or was interrupted (`stopped`).
+    The last four do not make it another audit: the version of Ken that began; the sampling parameters that the server
+    refused (`dropped`); why the last run stopped before its end, "" if it did not or was interrupted (`stopped`); and
+    the model that judged the answers, "" for none (`judge`), which may come later.
     """
 
     model: str
@@ -51,6 +52,7 @@ class AuditSettings(Frozen):
     version: str = ken.__version__
     dropped: tuple[str, ...] = ()
     stopped: str = ""
+    judge: str = ""
 
     @property
     def attempts(self) -> int:
@@ -58,7 +60,7 @@ class AuditSettings(Frozen):
         return self.questions_count * (len(self.strategies) + self.samples)
 
 
-_FOUND = {"version", "dropped", "stopped"}
+_FOUND = {"version", "dropped", "stopped", "judge"}
 _DIGEST = {"questions_digest", "questions_count"}
 
 

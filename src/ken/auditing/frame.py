@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from ken.auditing.folder import LOG, read_settings
 from ken.auditing.log import read_log
+from ken.auditing.measure import judged_right
+from ken.auditing.verdicts import Verdicts, read_verdicts
 from ken.core import Question, Trajectory, Unsupported
 from ken.metrics import exact_match, substring_match, token_f1
 
@@ -18,17 +20,19 @@ def load_audit(out: str | Path) -> pandas.DataFrame:
     """The trajectories of the audit in `out` as a pandas data frame.
 
     Columns: question_id, question, golds, strategy, sample (missing for the attempt that counts), answer, em, sub_em,
-    f1 (missing without golds), knows, verdict_confidence, answer_confidence, searches (queries), passages (ids),
+    f1 (missing without golds), judged (where there was a judge: missing without golds, for samples, and where it said
+    nothing readable), knows, verdict_confidence, answer_confidence, searches (queries), passages (ids),
     malformed, error, the fields of `Usage`, and meta.* of the question. Needs the extra `frames`.
     """
     try:
         import pandas
     except ImportError as error:
         raise Unsupported("load_audit needs pandas; install it with: pip install 'ken[frames]'") from error
-    read_settings(Path(out))
-    rows = [_row(t) for t in read_log(Path(out) / LOG).values()]
-    frame = pandas.DataFrame(rows, columns=None if rows else list(_row(_NOBODY)))
-    return frame.astype(_TYPES)
+    judge = read_settings(Path(out)).judge
+    verdicts = read_verdicts(Path(out), judge) if judge else None
+    rows = [_row(t, verdicts) for t in read_log(Path(out) / LOG).values()]
+    frame = pandas.DataFrame(rows, columns=None if rows else list(_row(_NOBODY, verdicts)))
+    return frame.astype({name: kind for name, kind in _TYPES.items() if name in frame})
 
 
 _NOBODY = Trajectory(question=Question(id="–", text="–"), strategy="–")  # names the columns of an empty frame
@@ -38,15 +42,17 @@ _TYPES = {
     "em": "boolean",
     "sub_em": "boolean",
     "f1": "Float64",
+    "judged": "boolean",
     "knows": "boolean",
     "verdict_confidence": "Float64",
     "answer_confidence": "Float64",
 }  # pandas' own nullable types: missing is not False, and not a reason to make a number of a truth
 
 
-def _row(t: Trajectory) -> dict[str, Any]:
+def _row(t: Trajectory, verdicts: Verdicts | None) -> dict[str, Any]:
     golds = t.question.answers
     scored = bool(golds) and t.error is None
+    right = judged_right(t, verdicts) if scored and verdicts and t.sample is None else None
     return {
         "question_id": t.question.id,
         "question": t.question.text,
@@ -57,6 +63,7 @@ def _row(t: Trajectory) -> dict[str, Any]:
         "em": exact_match(t.answer, golds) if scored else None,
         "sub_em": substring_match(t.answer, golds) if scored else None,
         "f1": token_f1(t.answer, golds) if scored else None,
+        **({} if verdicts is None else {"judged": right if isinstance(right, bool) else None}),
         "knows": t.decision.knows if t.decision else None,
         "verdict_confidence": t.decision.confidence if t.decision else None,
         "answer_confidence": t.answer_confidence,

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
+from typing import Literal
 
 from ken.auditing.folder import AuditSettings
 from ken.auditing.run import DIRECT
+from ken.auditing.verdicts import NO_VERDICTS, Verdicts, answer_key, to_judge
 from ken.core import Question, Trajectory
 from ken.core.frozen import Frozen
 from ken.metrics import (
@@ -33,6 +35,7 @@ from ken.metrics import (
     risk_coverage,
     substring_match,
     token_f1,
+    wilson,
 )
 
 BINS = 10
@@ -62,6 +65,23 @@ class Boundary(Frozen):
     use: SearchUseCounts
 
 
+class JudgedAccuracy(Frozen):
+    """Share of the answers that are right by a judge: one that equals a gold is, one that is missing is not, of the
+    others the judge says it (card 40).
+
+    answers: those with a verdict, over which `accuracy` is the mean; None without any. interval: Wilson's, at 95%.
+    gain: accuracy minus that of closed book on the same questions. unreadable: answers about which the judge said
+    nothing that could be read; unjudged: about which it was not asked, or did not answer. Both are left out.
+    """
+
+    accuracy: float | None
+    interval: Interval | None
+    gain: Interval | None
+    answers: int
+    unreadable: int
+    unjudged: int
+
+
 class StrategyReport(Frozen):
     """One strategy on all questions. Fields are None where nothing can be measured.
 
@@ -69,7 +89,7 @@ class StrategyReport(Frozen):
     answered, unfinished: attempts with and without an answer. malformed: attempts with output that broke the protocol.
     scored: attempts at questions with golds, over which `em`, `sub_em` and `f1` are means; one without an answer is
     wrong.
-    em_gain: exact match minus that of closed book on the same questions.
+    em_gain: exact match minus that of closed book on the same questions. judged: where there was a judge.
     recall: mean share of the gold documents among all passages seen, over attempts that searched and questions that
     name gold documents. answer_found: share of the scored attempts that searched whose passages hold a gold.
     """
@@ -85,6 +105,7 @@ class StrategyReport(Frozen):
     sub_em: float | None
     f1: float | None
     em_gain: Interval | None
+    judged: JudgedAccuracy | None = None
     recall: float | None
     answer_found: float | None
     cost: Cost | None
@@ -147,15 +168,37 @@ class AuditReport(Frozen):
         """Attempts that failed, closed-book samples included."""
         return len(self.failures)
 
+    @property
+    def unjudged(self) -> int:
+        """Answers that a judge should have judged and did not."""
+        return sum(s.judged.unjudged for s in self.strategies if s.judged)
 
-def measure(trajectories: Iterable[Trajectory], settings: AuditSettings, *, examples: int = 5) -> AuditReport:
-    """Measure an audit. `examples`: most questions listed per strategy and kind."""
+
+def measure(
+    trajectories: Iterable[Trajectory],
+    settings: AuditSettings,
+    verdicts: Verdicts = NO_VERDICTS,
+    *,
+    examples: int = 5,
+) -> AuditReport:
+    """Measure an audit. verdicts: of `settings.judge`. `examples`: most questions listed per strategy and kind."""
     found = grouped(trajectories, settings)
     everything, questions, samples, greedy = found.everything, found.questions, found.samples, found.greedy
     oracles, rates = found.oracles, found.rates
     reports = [
         _strategy(name, greedy[name], everything, oracles, greedy.get(DIRECT, {})) for name in settings.strategies
     ]
+    if settings.judge:
+        judged = {
+            name: {i: judged_right(t, verdicts) for i, t in ts.items() if t.question.answers}
+            for name, ts in greedy.items()
+        }
+        reports = [
+            report.model_copy(update={"judged": _judged(report.strategy, judged)})
+            if judged[report.strategy]
+            else report
+            for report in reports
+        ]
     oracle, known = next(iter(oracles.items()), (None, {}))
     unasked = max(0, settings.attempts - len(everything))
     return AuditReport(
@@ -170,7 +213,7 @@ def measure(trajectories: Iterable[Trajectory], settings: AuditSettings, *, exam
         calibration=tuple(_calibrations(questions, samples, greedy, oracles)),
         examples=tuple(_examples(greedy, oracles, rates, everything, examples)),
         failures=tuple((t.question.id, _label(t), str(t.error)) for t in everything if t.error is not None),
-        notes=tuple(_notes(questions, settings, oracles, unasked)),
+        notes=(*_notes(questions, settings, oracles, unasked), *_judge_notes(reports, settings, verdicts)),
     )
 
 
@@ -218,8 +261,6 @@ def grouped(trajectories: Iterable[Trajectory], settings: AuditSettings) -> Grou
 
 
 def _wilson(known: Iterable[bool]) -> tuple[float, float] | None:
-    from ken.metrics import wilson
-
     values = list(known)
     if not values:
         return None
@@ -280,6 +321,46 @@ def _strategy(
             _boundary(oracle, known, attempts) for oracle, known in oracles.items() if known.keys() & attempts.keys()
         ),
     )
+
+
+Judgement = bool | Literal["unreadable", "unjudged"]
+
+
+def judged_right(t: Trajectory, verdicts: Verdicts) -> Judgement:
+    """Whether an attempt is right by a judge, or why that is not known."""
+    if t.answer is None or not to_judge(t):
+        return bool(_em(t))
+    verdict = verdicts.said.get(answer_key(t.question, t.answer), "unjudged")
+    return "unreadable" if verdict is None else verdict  # type: ignore[return-value]
+
+
+def _judged(name: str, judged: dict[str, dict[str, Judgement]]) -> JudgedAccuracy:
+    known = {i: float(said) for i, said in judged[name].items() if isinstance(said, bool)}
+    direct = {i: float(said) for i, said in judged.get(DIRECT, {}).items() if isinstance(said, bool)}
+    paired = [i for i in known if i in direct]
+    said = list(judged[name].values())
+    return JudgedAccuracy(
+        accuracy=_mean(known.values()),
+        interval=wilson(round(sum(known.values())), len(known)) if known else None,
+        gain=bootstrap_difference([known[i] for i in paired], [direct[i] for i in paired])
+        if name != DIRECT and paired
+        else None,
+        answers=len(known),
+        unreadable=said.count("unreadable"),
+        unjudged=said.count("unjudged"),
+    )
+
+
+def _judge_notes(reports: Sequence[StrategyReport], settings: AuditSettings, verdicts: Verdicts) -> Iterable[str]:
+    judged = [report.judged for report in reports if report.judged]
+    if unreadable := sum(j.unreadable for j in judged):
+        yield f"The judge {settings.judge} said nothing readable about {unreadable} answers; they are left out."
+    if unjudged := sum(j.unjudged for j in judged):
+        why = f" ({verdicts.error.rstrip('.')})" if verdicts.error else ""
+        yield (
+            f"{unjudged} answers have no verdict of the judge {settings.judge}{why} and are left out; `ken audit` as "
+            "before asks about them again."
+        )
 
 
 def _boundary(oracle: str, known: dict[str, bool], attempts: dict[str, Trajectory]) -> Boundary:

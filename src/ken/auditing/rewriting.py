@@ -229,7 +229,7 @@ def _search(
         some = asked[start : start + SEARCHES]
         places = ranks.gold_ranks([query for _, query in some], [turn.gold for turn, _ in some])
         for (turn, _), place in zip(some, places, strict=True):
-            found.setdefault(turn.id, []).append(RankScores.of(place, len(turn.gold)))
+            found.setdefault(turn.id, []).append(RankScores.of(place, len(set(turn.gold))))
         tell(len(some))
     return {i: RankScores.mean(scores) for i, scores in found.items()}
 

@@ -25,11 +25,13 @@ GIVE_UP_AFTER = 20  # failures of one strategy in a row: the server or the searc
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Attempts finished (those of earlier runs included), of how many, and how many of them failed."""
+    """Attempts finished (those of earlier runs included), of how many, and how many of them failed; when they are done,
+    the same of verdicts, if there is a judge. what: "attempts" or "verdicts"."""
 
     done: int
     total: int
     failed: int
+    what: str = "attempts"
 
 
 async def run_audit(

@@ -54,14 +54,22 @@ def audit(  # noqa: PLR0917 (typer reads the options from the signature)
     temperature: options.Temperature = 0.0,
     max_tokens: options.MaxTokens = 512,
     seed: options.Seed = 0,
+    judge: Annotated[
+        str,
+        typer.Option(metavar="SPEC", help="This model says of answers that equal no gold whether they are right."),
+    ] = "",
+    judge_base_url: Annotated[str | None, typer.Option(help="For openai/…; default: as for the model.")] = None,
+    judge_api_key: Annotated[
+        str | None, typer.Option(help="For openai/… at --judge-base-url; default: $OPENAI_API_KEY.")
+    ] = None,
     ray: options.Ray = None,
     **model_options: Any,
 ) -> None:
     """Measure what a model knows, when it searches, and which searches were needed, wasted, missed or harmful.
 
     An interrupted audit goes on where it stopped when the same command is given again. Exit status: 0 when every
-    question was attempted, 1 when some attempts failed or were not made (they are listed), 2 when the input cannot be
-    used, 130 when it was interrupted.
+    question was attempted, 1 when some attempts failed, were not made (they are listed) or not judged, 2 when the input
+    cannot be used, 130 when it was interrupted.
     """
     if context.invoked_subcommand is not None:
         return
@@ -87,11 +95,25 @@ def audit(  # noqa: PLR0917 (typer reads the options from the signature)
             threshold=threshold,
             top_k=top_k,
             sampling=options.sampling(temperature, max_tokens, seed),
+            judge=judge or None,
+            judge_options=_of_judge(judge, judge_base_url, judge_api_key, model_options),
             ray=ray,
             on_progress=on_progress,
             **model_options,
         )
     finish(report, out)
+
+
+def _of_judge(judge: str, base_url: str | None, api_key: str | None, of_model: dict[str, Any]) -> dict[str, Any]:
+    """The options of the judge. At the model's address it has the model's; a key is never sent to another address."""
+    if not judge.startswith("openai/"):
+        if base_url or api_key:
+            raise BadInput("--judge-base-url and --judge-api-key are for a judge of the form openai/NAME")
+        return {name: of_model[name] for name in ("device",) if name in of_model and judge.startswith("hf/")}
+    names = ("concurrency", "timeout", *(("base_url", "api_key") if base_url is None else ()))
+    return {name: of_model[name] for name in names if name in of_model} | options.given(
+        base_url=base_url, api_key=api_key
+    )
 
 
 @app.command()
@@ -119,7 +141,9 @@ def finish(report: AuditReport, out: Path) -> None:
             typer.echo(f"  {plain(identifier)} ({strategy}): {' '.join(plain(error).split())}", err=True)
         if report.failed > 10:
             typer.echo(f"  and {report.failed - 10} more, all in {out / 'audit.json'}", err=True)
-    if report.failures or report.unasked:
+    if report.unjudged:
+        typer.echo(f"\nken: {report.unjudged} answers were not judged; `ken audit` as before asks again", err=True)
+    if report.failures or report.unasked or report.unjudged:
         raise typer.Exit(1)
 
 
@@ -165,6 +189,33 @@ def show_report(console: Console, report: AuditReport) -> None:
             _number(s.cost.prompt_tokens + s.cost.completion_tokens if s.cost else None, 0),
         )
     console.print(table)
+    if report.settings.judge:
+        _show_judged(console, report)
+
+
+def _show_judged(console: Console, report: AuditReport) -> None:
+    """Accuracy by the judge, beside what exact match says."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from ken.cli.plain import plain
+
+    console.print(Text(plain(f"\njudged by {report.settings.judge}"), style="bold"))
+    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("strategy", no_wrap=True)
+    for heading in ("EM", "judged", "95% interval", "over direct", "unread", "missing"):
+        table.add_column(heading, justify="right")
+    for s in report.strategies:
+        j = s.judged
+        if j is None:
+            table.add_row(s.strategy, _number(s.em), *"–––––")
+            continue
+        interval = f"[{j.interval.low:.3f}, {j.interval.high:.3f}]" if j.interval else "–"
+        gain = f"{j.gain.estimate:+.3f} [{j.gain.low:+.3f}, {j.gain.high:+.3f}]" if j.gain else ""
+        table.add_row(
+            s.strategy, _number(s.em), _number(j.accuracy), interval, gain, str(j.unreadable), str(j.unjudged)
+        )
+    console.print(table)
 
 
 def _number(value: float | None, places: int = 3) -> str:
@@ -175,4 +226,4 @@ def _number(value: float | None, places: int = 3) -> str:
 def progress_bar() -> Iterator[Callable[[Progress], None]]:
     """A callback for `ken.audit`, drawn as a bar."""
     with counting("attempts") as count:
-        yield lambda p: count(p.done, p.total, f", {p.failed} failed" if p.failed else "")
+        yield lambda p: count(p.done, p.total, f", {p.failed} failed" if p.failed else "", p.what)

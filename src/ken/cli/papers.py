@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ import typer
 import typer.core
 
 from ken.cli import options
+from ken.core.errors import BadInput
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -166,13 +166,12 @@ def _list(as_json: bool) -> None:
 
 def _state(entry: Entry, running: tuple[str, ...]) -> tuple[str, dict[str, int]]:
     """planned, runs, or verdicts with how many there are of each."""
-    from ken.papers.results import read_results
+    from ken.papers.standing import standing
 
-    if entry.slug not in running:
-        return "planned", {}
-    if (results := read_results(entry.slug)) is None:
-        return "runs", {}
-    return "verdicts", dict(Counter(claim.verdict for claim in results.claims if claim.verdict))
+    stands = standing(entry.slug, running)
+    if stands.problem:
+        raise BadInput(stands.problem)
+    return stands.state, stands.verdicts
 
 
 def _show(slug: str, as_json: bool) -> None:

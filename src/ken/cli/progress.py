@@ -11,8 +11,8 @@ import typer
 
 @contextmanager
 def counting(what: str) -> Iterator[Callable[..., None]]:
-    """A callback for what is done, of how many, and a remark; drawn as a bar with the time that is left where there is
-    a terminal. what: is counted, such as "attempts"."""
+    """A callback for what is done, of how many, a remark, and what is counted now if not `what`, such as "attempts";
+    drawn as a bar with the time that is left where there is a terminal."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -27,7 +27,7 @@ def counting(what: str) -> Iterator[Callable[..., None]]:
     columns = (
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn(what + "{task.fields[remark]}"),
+        TextColumn("{task.description}{task.fields[remark]}"),
         TimeElapsedColumn(),
         TextColumn("left:"),
         TimeRemainingColumn(),
@@ -35,8 +35,8 @@ def counting(what: str) -> Iterator[Callable[..., None]]:
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=None, remark="")
 
-        def update(done: int, total: int, remark: str = "") -> None:
-            bar.update(task, completed=done, total=total, remark=remark)
+        def update(done: int, total: int, remark: str = "", now: str = what) -> None:
+            bar.update(task, completed=done, total=total, remark=remark, description=now)
 
         yield update
 

@@ -77,9 +77,10 @@ def _line(console: Console, text: str, style: str) -> None:
 
 
 def finish(trained: Trained) -> None:
-    """Where the model is, how the statistics of each stage went, and what to do next."""
+    """Where the model is, how the statistics of each stage went, what is to be known of it, and what to do next."""
     from rich.console import Console
 
+    from ken.cli.plain import plain
     from ken.papers.recipes import recipe_of
 
     console = Console(highlight=False)
@@ -88,6 +89,8 @@ def finish(trained: Trained) -> None:
             first, last = (_mean(entries) for entries in (log.history[:5], log.history[-5:]))
             changes = ", ".join(f"{name} {first[name]:.2f} → {last[name]:.2f}" for name in first if name in last)
             console.print(f"{stage}: {len(log.history)} steps, {changes}", markup=False, soft_wrap=True)
+        for note in log.notes:
+            _line(console, plain(f"{stage}: {note}"), "yellow")
     console.print(f"{trained.model}  the model; how it went is in {_course(trained.out)}", soft_wrap=True)
     settings = trained.settings
     then = recipe_of(settings.paper).next_command(settings.index)

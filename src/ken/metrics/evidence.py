@@ -7,10 +7,10 @@ import re
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
 
 # They say nothing by themselves: marked only between words that do.
-_FUNCTION_WORDS = frozenset(
+FUNCTION_WORDS = frozenset(
     """
-    a an the of in on at to by for from with and or but nor as is are was were be been being am do
-    does did has have had it its this that these those he she they we you i his her their our your my not no yes
+    a an the of in on at to by for from with and or but nor as also is are was were be been being am do does did has
+    have had it its this that these those he him she they we you i his her their our your my not no yes
     there then than so if into about over under after before between which who whom whose what when where how why
     """.split()  # noqa: SIM905
 )
@@ -31,7 +31,7 @@ def answer_spans(answer: str | None, text: str) -> list[tuple[int, int]]:
     if answer is None or not answer.strip():
         return []
     wanted = {word.casefold() for word in _WORD.findall(answer)}
-    telling = wanted - _FUNCTION_WORDS
+    telling = wanted - FUNCTION_WORDS
     whole = re.compile(
         rf"(?<!\w){re.escape(answer.strip())}(?!\w)" if answer.isascii() else re.escape(answer.strip()), re.I
     )

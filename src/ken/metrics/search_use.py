@@ -12,13 +12,18 @@ from enum import StrEnum
 
 
 class SearchUse(StrEnum):
-    """The class of one attempt: did it search, can the model answer alone (the oracle), is the final answer right?"""
+    """The class of one attempt: did it search, can the model answer alone (the oracle), is the final answer right?
 
-    NEEDED = "needed"  # searched; could not answer alone
-    WASTED = "wasted"  # searched; could answer alone, and is right
-    HARMFUL = "harmful"  # searched; could answer alone, but is now wrong
-    MISSED = "missed"  # did not search; could not answer alone
-    SAVED = "saved"  # did not search; could answer alone
+    "needed": searched, and could not answer alone. "wasted": searched, could answer alone, and is right. "harmful":
+    searched, could answer alone, and is now wrong. "missed": did not search, and could not answer alone. "saved": did
+    not search, and could answer alone.
+    """
+
+    NEEDED = "needed"
+    WASTED = "wasted"
+    HARMFUL = "harmful"
+    MISSED = "missed"
+    SAVED = "saved"
 
 
 def classify_search(searched: bool, solvable: bool, correct: bool) -> SearchUse:

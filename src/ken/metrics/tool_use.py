@@ -50,7 +50,7 @@ def called(trajectory: Trajectory) -> Counter[str]:
 
 
 def tool_use(trajectories: Sequence[Trajectory]) -> ToolUse:
-    """Raises `BadInput` without trajectories."""
+    """The use of tools over `trajectories`, one attempt each. Raises `BadInput` when there are none."""
     if not trajectories:
         raise BadInput("there are no trajectories to measure; attempt some questions first")
     counts = [called(trajectory) for trajectory in trajectories]

@@ -298,5 +298,5 @@ paper = Paper(
     prepare=prepare,
     arms=ARMS,
     claims=CLAIMS,
-    columns=("em", "f1_aware", "precision", "recall", "searches", "unneeded", "inside_em", "auc"),
+    columns=("em", "f1_aware", "precision", "recall", "searches", "needed", "unneeded", "inside_em", "auc"),
 )

@@ -45,11 +45,13 @@ ROWS = TypeAdapter(dict[str, Described])
 
 
 def describe(slug: str) -> Described:
-    """Load a row and write down what it says."""
+    """Load a row and write down what it says. One that cannot be loaded has a problem, and hides no other."""
     try:
         paper = load_paper(slug)
     except KenError as error:
         return Described(problem=str(error))
+    except Exception as error:  # a mistake in the row, whatever it is
+        return Described(problem=f"the row of {slug} cannot be loaded ({type(error).__name__}: {error})")
     return Described(
         summary=" ".join(paper.summary.split()),
         columns=paper.columns,

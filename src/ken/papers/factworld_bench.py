@@ -131,8 +131,9 @@ class FactWorldBench:
         """The row of the table: greedy attempts, judged against the policy's own solve rate. made: the attempts at
         `asked`, when the row has them already.
 
-        em; f1_aware, precision, recall of "I know"; searches: calls a question; unneeded: calls a question that the
-        policy could have answered alone; over_search, under_search: shares of the known and of the unknown; known:
+        em; f1_aware, precision, recall of "I know"; searches: calls a question; needed, unneeded: of these, on
+        questions that the policy cannot and can answer alone (card 01, Pitfalls: calls alone hide what was not searched
+        for); over_search, under_search: shares of the known and of the unknown; known:
         share it can answer alone; inside_em: closed book, greedy; auc: of the stated probability of knowing,
         over verdicts that can be read, nan without any; unfinished.
         """
@@ -152,6 +153,7 @@ class FactWorldBench:
             "precision": aware.precision,
             "recall": aware.recall,
             "searches": use.calls_per_question,
+            "needed": use.needed_calls / use.n,
             "unneeded": use.unneeded_calls / use.n,
             "over_search": _or_nan(use.over_search_rate),
             "under_search": _or_nan(use.under_search_rate),

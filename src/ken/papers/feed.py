@@ -14,16 +14,17 @@ import re
 import sqlite3
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import get_args
 
-from ken.core.errors import BadInput, SourceError
+from ken.core.errors import BadInput
 from ken.core.files import lock_file
 from ken.core.frozen import Frozen
 from ken.papers.catalogue import entries, shipped
+from ken.papers.database import opened, transaction
 from ken.papers.paper import Entry
 from ken.papers.results import RESULTS, read_results
 from ken.papers.verdict import Verdict
@@ -83,7 +84,7 @@ class Journal:
             data.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise BadInput(f"{data} cannot be made ({error.strerror}); name another folder with --data") from error
-        with self._open() as db:
+        with opened(self.path) as db:
             db.executescript(_SCHEMA)
             if db.execute("SELECT 1 FROM journal").fetchone() is None:
                 db.execute("INSERT OR IGNORE INTO journal (one, id) VALUES (1, ?)", (str(uuid.uuid4()),))
@@ -91,7 +92,7 @@ class Journal:
     @property
     def id(self) -> uuid.UUID:
         """Made with the journal: what names its news apart from those of other servers."""
-        with self._open() as db:
+        with opened(self.path) as db:
             return uuid.UUID(db.execute("SELECT id FROM journal").fetchone()[0])
 
     def news(self, results: Path = RESULTS, *, now: datetime | None = None) -> tuple[News, ...]:
@@ -101,7 +102,7 @@ class Journal:
         """
         papers = entries()
         now = now or datetime.now(UTC)
-        with self._open() as db:
+        with opened(self.path) as db:
             for slug in papers:
                 self._look(db, slug, results / f"{slug}.json", now)
             space = uuid.UUID(db.execute("SELECT id FROM journal").fetchone()[0])
@@ -130,23 +131,17 @@ class Journal:
     def mark(self, address: str, items: Iterable[str]) -> None:
         """Note that `address` was sent the news with these ids."""
         key = _key(address)
-        with self._open() as db:
-            db.execute("BEGIN IMMEDIATE")
-            try:
-                db.executemany("INSERT OR IGNORE INTO sent VALUES (?, ?)", [(key, item) for item in items])
-            except BaseException:
-                db.execute("ROLLBACK")
-                raise
-            db.execute("COMMIT")
+        with opened(self.path) as db, transaction(db):
+            db.executemany("INSERT OR IGNORE INTO sent VALUES (?, ?)", [(key, item) for item in items])
 
     def sent(self, address: str) -> set[str]:
         """The ids of what `address` was sent."""
-        with self._open() as db:
+        with opened(self.path) as db:
             return _sent(db, _key(address))
 
     def forget(self, address: str) -> None:
         """Drop what is known of an address: it has unsubscribed."""
-        with self._open() as db:
+        with opened(self.path) as db:
             db.execute("DELETE FROM sent WHERE address = ?", (_key(address),))
 
     def _look(self, db: sqlite3.Connection, slug: str, path: Path, now: datetime) -> None:
@@ -159,8 +154,7 @@ class Journal:
         state = json.dumps(verdicts, sort_keys=True)
         if (seen := _seen(db, slug)) is not None and seen == state:
             return
-        db.execute("BEGIN IMMEDIATE")
-        try:
+        with transaction(db):
             before: Verdicts = json.loads(_seen(db, slug) or "{}")  # perhaps another process was faster
             changes = [
                 Change(claim=claim, before=before.get(claim), after=after)
@@ -175,19 +169,6 @@ class Journal:
                 told = json.dumps([change.model_dump() for change in changes])
                 db.execute("INSERT INTO event (slug, at, changes) VALUES (?, ?, ?)", (slug, at.isoformat(), told))
             db.execute("INSERT OR REPLACE INTO seen VALUES (?, ?)", (slug, state))
-        except BaseException:
-            db.execute("ROLLBACK")
-            raise
-        db.execute("COMMIT")
-
-    @contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
-        """A connection of this thread's own, which writes at once unless a transaction is begun."""
-        try:
-            with closing(sqlite3.connect(self.path, timeout=60.0, isolation_level=None)) as db:
-                yield db
-        except sqlite3.Error as error:
-            raise SourceError(f"{self.path} cannot be used ({error}); check it and its folder") from error
 
 
 _SCHEMA = """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -32,7 +33,7 @@ def standing(slug: str, running: tuple[str, ...], out: Path = RESULTS) -> Standi
     if slug not in running:
         return Standing("planned")
     try:
-        results = read_results(slug, out)
+        results = _read(slug, out.absolute(), *_version(out / f"{slug}.json"))
     except BadInput as error:
         return Standing("runs", problem=str(error))
     if results is None:
@@ -40,3 +41,17 @@ def standing(slug: str, running: tuple[str, ...], out: Path = RESULTS) -> Standi
     counts = Counter(claim.verdict for claim in results.claims if claim.verdict)
     ordered = {word: counts[word] for word in ("holds", "fails", "inconclusive") if counts[word]}
     return Standing("verdicts", ordered, results)
+
+
+def _version(path: Path) -> tuple[int, int]:
+    try:
+        found = path.stat()
+    except OSError:  # what is wrong with it is said by who reads it
+        return 0, 0
+    return found.st_mtime_ns, found.st_size
+
+
+@lru_cache(maxsize=64)
+def _read(slug: str, out: Path, changed: int, size: int) -> Results | None:
+    """Read once for every state of the file: a list of papers reads them all."""
+    return read_results(slug, out)

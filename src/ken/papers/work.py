@@ -26,9 +26,11 @@ if TYPE_CHECKING:
 
 
 class Log(Protocol):
-    """How a training went: the statistics of every step, and whether it was asked to stop early."""
+    """How a training went: the statistics of every step, what a person should know, and whether it was asked to stop
+    early."""
 
     history: list[dict[str, float]]
+    notes: list[str]
     interrupted: bool
 
 

@@ -49,6 +49,7 @@ def create_app(service: Service, *, access: Access | None = None, log: Log | Non
     app = FastAPI(title="Ken", version=ken.__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service = service
     access = access or Access()
+    app.state.access = access
     metrics = Metrics(service)
     keys = Keys(access.keys)
     limit = None if access.rate is None else RateLimit(access.rate)

@@ -23,11 +23,12 @@ from pydantic import ValidationError
 
 from ken.agents import Strategy
 from ken.auditing.api import checked, rescore, settings_of
-from ken.auditing.folder import LOG, RUN, AuditSettings, read_settings, save
+from ken.auditing.folder import LOG, REPORT, RUN, AuditSettings, read_settings, save
 from ken.auditing.log import Key, Place, read_attempt, read_log
 from ken.auditing.measure import AuditReport, measure
 from ken.auditing.outcomes import Outcome, outcomes
 from ken.auditing.run import Progress, run_audit
+from ken.auditing.verdicts import NO_VERDICTS, read_verdicts
 from ken.core import BadInput, KenError, Question, Sampling, Trajectory
 from ken.core.frozen import Frozen
 from ken.models import Model
@@ -176,6 +177,8 @@ class Audits:
         """Begin a new audit of the questions in `source`. Raises `BadInput`, before anything is kept, for what cannot
         work."""
         name = index_name(name)
+        if name == "compare":  # the address of another page
+            raise BadInput("an audit cannot be called 'compare'; choose another name")
         await self._ready(source, order)
         place = self.folder / name
         try:
@@ -320,4 +323,17 @@ def _read(run: Path) -> Shown | None:
     attempts = list(read_log(run / LOG, places=places).values())
     if not attempts:
         return None
-    return Shown(settings, measure(attempts, settings), outcomes(attempts, settings), places, run / LOG)
+    verdicts = read_verdicts(run, settings.judge) if settings.judge else NO_VERDICTS
+    report = _measured(run) or measure(attempts, settings, verdicts)
+    return Shown(settings, report, outcomes(attempts, settings), places, run / LOG)
+
+
+def _measured(run: Path) -> AuditReport | None:
+    """The numbers as they were written when the audit ended, unless attempts came after: measuring takes much longer
+    than reading."""
+    try:
+        if (run / REPORT).stat().st_mtime_ns >= (run / LOG).stat().st_mtime_ns:
+            return AuditReport.model_validate_json((run / REPORT).read_bytes())
+    except (OSError, ValidationError):  # none, or of another version
+        pass
+    return None

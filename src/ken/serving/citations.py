@@ -15,18 +15,13 @@ from dataclasses import dataclass
 
 from ken.agents.protocol import escape
 from ken.core import Passage, Trajectory
+from ken.metrics.evidence import FUNCTION_WORDS
 from ken.metrics.text import normalize_answer
 
 PHRASE_WORDS = 5
 SHORTEST = 8
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
-_FUNCTION_WORDS = frozenset(
-    normalize_answer(
-        """also and are as at be been but by for from had has have he her his in is it its not of on or she so that
-        their there they this to was were which who with yes no"""
-    ).split()
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +94,14 @@ def shown(passage: Passage, context: str) -> str:
 def _content(sentence: str) -> list[str]:
     """The words of a sentence, from its first to its last that is no function word."""
     words = normalize_answer(sentence).split()
-    telling = [place for place, word in enumerate(words) if word not in _FUNCTION_WORDS]
+    telling = [place for place, word in enumerate(words) if word not in FUNCTION_WORDS]
     return words[telling[0] : telling[-1] + 1] if telling else []
 
 
 def _holds(held: str, sentence: Sequence[str]) -> bool:
     if len(sentence) <= PHRASE_WORDS:
         return f" {' '.join(sentence)} " in held
-    return all(f" {word} " in held for word in sentence if word not in _FUNCTION_WORDS)
+    return all(f" {word} " in held for word in sentence if word not in FUNCTION_WORDS)
 
 
 def _one_line(text: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -185,8 +185,8 @@ def create_server(service: Service) -> KenServer:
         """Answer a question over the documents, searching only when the model does not know, and say why."""
         asked = Ask(question=question, strategy=strategy, model=model, index=index, top_k=top_k)
         with _sentences():
-            async with _reporting(context) as watch:
-                trajectory = await service.attempt(asked, watch)
+            async with _reporting(context) as tell:
+                trajectory = await service.attempt(asked, _Steps(tell))
         if trajectory.error is not None:
             raise ToolError(trajectory.error)
         return _asked(trajectory)
@@ -213,6 +213,7 @@ def create_server(service: Service) -> KenServer:
         answers: Annotated[
             list[str], Field(min_length=1, max_length=MOST_ANSWERS, description="All answers that count as right.")
         ],
+        context: Context[None, Any],
         strategies: StrategyNames = None,
         samples: Annotated[int, Field(ge=1, le=MOST_SAMPLES, description="Closed-book samples.")] = 8,
         model: ModelSpec = None,
@@ -224,6 +225,7 @@ def create_server(service: Service) -> KenServer:
             return await _audit(
                 service,
                 question,
+                context=context,
                 answers=answers,
                 strategies=strategies,
                 samples=samples,
@@ -281,34 +283,37 @@ def create_server(service: Service) -> KenServer:
 # --- asking ----------------------------------------------------------------------------------------------------------
 
 
-class _Steps(Watch):
-    """Puts every step into a queue."""
-
-    def __init__(self) -> None:
-        self.noted_steps: asyncio.Queue[Step | None] = asyncio.Queue()
-
-    def noted(self, step: Step) -> None:
-        self.noted_steps.put_nowait(step)
+Tell = Callable[[str], None]
 
 
 @asynccontextmanager
-async def _reporting(context: Context[None, Any]) -> AsyncIterator[Watch]:
-    """A watch whose steps become progress notifications, for clients that asked for them."""
-    watch = _Steps()
+async def _reporting(context: Context[None, Any], total: int | None = None) -> AsyncIterator[Tell]:
+    """What is told becomes progress notifications, for clients that asked for them. total: how often, if known."""
+    told: asyncio.Queue[str | None] = asyncio.Queue()
 
     async def report() -> None:
         number = 0
-        while (step := await watch.noted_steps.get()) is not None:
+        while (message := await told.get()) is not None:
             number += 1
-            await context.report_progress(number, message=_in_words(step))
+            await context.report_progress(number, total, message)
 
     reporter = asyncio.create_task(report())
     try:
-        yield watch
-        watch.noted_steps.put_nowait(None)
+        yield told.put_nowait
+        told.put_nowait(None)
         await reporter
     finally:
         reporter.cancel()
+
+
+class _Steps(Watch):
+    """Tells every step."""
+
+    def __init__(self, tell: Tell) -> None:
+        self._tell = tell
+
+    def noted(self, step: Step) -> None:
+        self._tell(_in_words(step))
 
 
 def _in_words(step: Step) -> str:
@@ -355,6 +360,7 @@ async def _audit(
     service: Service,
     text: str,
     *,
+    context: Context[None, Any],
     answers: Sequence[str],
     strategies: Sequence[str] | None,
     samples: int,
@@ -389,11 +395,13 @@ async def _audit(
     jobs += [Job(question, chosen[0], sample, oracle) for sample in range(samples)]
     made: list[Trajectory] = []
 
-    def keep(trajectory: Trajectory) -> bool:
-        made.append(trajectory)
-        return True
+    async with service.queue.place(), _reporting(context, len(jobs)) as tell:
 
-    async with service.queue.place():
+        def keep(trajectory: Trajectory) -> bool:
+            made.append(trajectory)
+            tell(trajectory.strategy if trajectory.sample is None else f"closed-book sample {trajectory.sample + 1}")
+            return True
+
         await attempt_all(jobs, model, Sources(search=retriever, top_k=settings.top_k), keep)
     errors = [t.error for t in made if t.error is not None]
     if len(errors) == len(made):

@@ -17,10 +17,16 @@ from ken.papers.described import ROWS, Described
 from ken.papers.results import code_digest
 
 
+def kept_at(data: Path) -> Path:
+    """Where what was read is kept: its name changes with Ken's source and the rows there are."""
+    key = hashlib.blake2b(" ".join((code_digest(), *rows())).encode(), digest_size=6).hexdigest()
+    return data / f"rows-{key}.json"
+
+
 class Rows:
     """The rows by slug, once they are read: `now` is None until then, which is some seconds after `ask`.
 
-    data: what was read is kept there for the next server, under a name that changes with Ken's source.
+    data: what was read is kept there for the next server.
     """
 
     def __init__(self, data: Path) -> None:
@@ -49,8 +55,7 @@ class Rows:
                 await self._reading
 
     async def _read(self) -> None:
-        key = hashlib.blake2b(" ".join((await asyncio.to_thread(code_digest), *rows())).encode(), digest_size=6)
-        kept = self._data / f"rows-{key.hexdigest()}.json"
+        kept = await asyncio.to_thread(kept_at, self._data)
         with suppress(OSError, ValidationError):
             self.now = ROWS.validate_json(await asyncio.to_thread(kept.read_bytes))
             return

@@ -15,6 +15,7 @@ import threading
 import time
 from array import array
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -245,22 +246,24 @@ class TrainingRun:
 
 
 class TrainingRuns:
-    """All runs below a folder. Symbolic links are not followed."""
+    """All runs below a folder. Symbolic links are not followed. The disk is looked at every `fresh` seconds at most."""
 
     def __init__(self, root: Path, fresh: float = 2.0) -> None:
-        self.root, self._fresh = root, fresh
+        self.root, self._at_least, self._fresh = root, fresh, fresh
         self._known: dict[str, TrainingRun] = {}
         self._looked = -fresh
         self._lock = threading.Lock()
 
     def all(self) -> list[TrainingRun]:
-        """The runs, what was last written to first. Looks at the disk at most every `fresh` seconds."""
+        """The runs, what was last written to first."""
         with self._lock:
-            if time.monotonic() - self._looked >= self._fresh:
+            began = time.monotonic()
+            if began - self._looked >= self._fresh:
                 self._known = {n: self._known.get(n) or TrainingRun(n, p) for n, p in _find(self.root)}
                 for run in self._known.values():
                     run.refresh()
                 self._looked = time.monotonic()
+                self._fresh = max(self._at_least, 10 * (self._looked - began))  # a large disk is not asked all the time
             return sorted(self._known.values(), key=lambda run: -run.last_sign)
 
     def get(self, name: str) -> TrainingRun | None:
@@ -274,9 +277,9 @@ class TrainingRuns:
 
 def _find(root: Path) -> Iterator[tuple[str, Path]]:
     """(name, folder) of the runs. What is inside a run belongs to it."""
-    waiting, seen = [(root, 0)], 0
+    waiting, seen = deque([(root, 0)]), 0
     while waiting and seen < MOST_FOLDERS:
-        folder, depth = waiting.pop()
+        folder, depth = waiting.popleft()  # what is near the root first
         seen += 1
         if _is_file(folder / METRICS) or _is_training(folder / RUN):
             yield folder.relative_to(root).as_posix(), folder

@@ -12,14 +12,14 @@ import ipaddress
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from ken.core.errors import BadInput, KenError, SourceError
+from ken.core.errors import BadInput, KenError
+from ken.papers.database import opened, transaction
 from ken.papers.mail import address as checked
 
 HOUR, DAY = 3600.0, 86400.0
@@ -72,7 +72,7 @@ class Subscriptions:
             self.path.touch(mode=0o600)  # addresses are nobody else's business on this machine
         except OSError as error:
             raise BadInput(f"{self.path} cannot be made ({error.strerror}); name another folder with --data") from error
-        with self._open() as db:
+        with opened(self.path) as db:
             db.executescript(_SCHEMA)
 
     def request(self, address: str, client: str) -> Asked:
@@ -82,7 +82,7 @@ class Subscriptions:
         """
         address, now = checked(address), self._clock()
         keys = {"client": _client(client), "address": address.lower(), "all": ""}
-        with self._transaction() as db:
+        with opened(self.path) as db, transaction(db):
             db.execute("DELETE FROM asked WHERE at <= ?", (now - max(seconds for _, seconds in LIMITS.values()),))
             db.execute("DELETE FROM token WHERE expires <= ?", (now,))
             wait = {kind: self._wait(db, kind, key, now) for kind, key in keys.items()}
@@ -96,7 +96,7 @@ class Subscriptions:
     def confirm(self, token: str) -> bool:
         """Put the address of a token on the list. False for a token that was used, is too old, or was never made."""
         now = self._clock()
-        with self._transaction() as db:
+        with opened(self.path) as db, transaction(db):
             address = self._use(db, token, "confirm", now)
             if address is None:
                 return False
@@ -107,7 +107,7 @@ class Subscriptions:
     def unsubscribe(self, token: str) -> str | None:
         """Take the address of a token off the list, with all that is kept about it. The address, None for a token that
         was used or never made."""
-        with self._transaction() as db:
+        with opened(self.path) as db, transaction(db):
             address = self._use(db, token, "unsubscribe", self._clock())
             if address is not None:
                 db.execute("DELETE FROM subscriber WHERE address = ?", (address,))
@@ -116,17 +116,17 @@ class Subscriptions:
 
     def unsubscribe_token(self, address: str) -> str:
         """A token for the link in a mail to a subscriber. It works as long as the subscription lasts."""
-        with self._transaction() as db:
+        with opened(self.path) as db, transaction(db):
             return self._token(db, address, "unsubscribe", None)
 
     def has(self, address: str) -> bool:
         """Whether an address is on the list."""
-        with self._open() as db:
+        with opened(self.path) as db:
             return db.execute("SELECT 1 FROM subscriber WHERE address = ?", (address,)).fetchone() is not None
 
     def confirmed(self) -> list[Subscriber]:
         """Everyone on the list, by address."""
-        with self._open() as db:
+        with opened(self.path) as db:
             rows = db.execute("SELECT address, confirmed FROM subscriber ORDER BY address").fetchall()
         return [Subscriber(address, datetime.fromtimestamp(at, UTC)) for address, at in rows]
 
@@ -153,25 +153,6 @@ class Subscriptions:
             (_hash(token), purpose, now),
         ).fetchone()
         return row[0] if row else None
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._open() as db:
-            db.execute("BEGIN IMMEDIATE")
-            try:
-                yield db
-            except BaseException:
-                db.execute("ROLLBACK")
-                raise
-            db.execute("COMMIT")
-
-    @contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
-        try:
-            with closing(sqlite3.connect(self.path, timeout=30.0, isolation_level=None)) as db:
-                yield db
-        except sqlite3.Error as error:
-            raise SourceError(f"{self.path} cannot be used ({error}); check it and its folder") from error
 
 
 _SCHEMA = """

@@ -1,4 +1,4 @@
-"""Files that people upload: their names checked, their size bounded, and built into an index in a process of its own.
+"""Files that people upload: their names checked, and built into an index in a process of its own.
 
     DATA/indexes/NAME/files/…    what was uploaded
     DATA/indexes/NAME/index/     the index; a folder without a finished one is a leftover and is removed
@@ -15,14 +15,13 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Any, Literal
 
 from fastapi import Request
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException
 
 from ken.core import BadInput, KenError, SourceError
 from ken.core.frozen import Frozen
@@ -30,7 +29,6 @@ from ken.serving.latest import Latest
 from ken.serving.service import Service
 
 SUFFIXES = (".md", ".txt", ".html", ".htm", ".pdf", ".jsonl")
-MAX_BYTES = 256 << 20  # of one upload
 MAX_FILES = 1000
 MAX_NAME = 120  # characters
 
@@ -51,10 +49,6 @@ class BuildState(Frozen):
     message: str = ""
 
 
-class TooLarge(BadInput):
-    """An upload has more bytes than one may have."""
-
-
 class Uploads:
     """The indexes made of uploads, offered by `service` as soon as they are finished; those of earlier runs too."""
 
@@ -71,7 +65,7 @@ class Uploads:
     async def receive(self, request: Request) -> Build:
         """Take the files of a multipart form (fields `name`, `files`, and `skip` to leave out what cannot be read), and
         begin to build. Raises `BadInput`; nothing is kept then."""
-        async with BoundedForm(request) as form:
+        async with UploadForm(request) as form:
             name = index_name(str(form.get("name") or ""))
             files = [part for part in form.getlist("files") if isinstance(part, UploadFile) and part.filename]
             names = _file_names([str(part.filename) for part in files])
@@ -179,25 +173,25 @@ class Build:
         )
 
 
-class BoundedForm:
-    """The multipart form of a request, of at most `MAX_BYTES`; its temporary files are removed at the end.
+class UploadForm:
+    """The multipart form of a request; its temporary files are removed at the end. How large it may be is the door's
+    business (`ken.serving.access`).
 
-    Raises `BadInput` for a form that is larger, or broken.
+    Raises `BadInput` for a form that is broken.
     """
 
     def __init__(self, request: Request) -> None:
-        self._request = Request(request.scope, _bounded(request.receive))
+        self._request = request
 
     async def __aenter__(self) -> Any:
         if not self._request.headers.get("content-type", "").startswith("multipart/form-data"):
             raise BadInput("expected a form of type multipart/form-data")
         try:
             return await self._request.form(max_files=MAX_FILES, max_fields=50, max_part_size=1 << 20)
-        except (MultiPartException, HTTPException) as error:
-            if getattr(error, "status_code", 400) == 413:  # the server's own limit
-                raise TooLarge(str(getattr(error, "detail", error))) from error
-            said = getattr(error, "detail", None) or getattr(error, "message", None) or error
-            raise BadInput(f"the upload cannot be read ({str(said).rstrip('.')})") from error
+        except HTTPException as error:
+            if error.status_code != 400:  # too large, as the door has it
+                raise
+            raise BadInput(f"the upload cannot be read ({str(error.detail).rstrip('.')})") from error
 
     async def __aexit__(self, *_: object) -> None:
         await self._request.close()
@@ -239,20 +233,6 @@ def _file_names(given: Sequence[str]) -> list[str]:
 def _save(part: UploadFile, path: Path) -> None:
     with path.open("xb") as file:
         shutil.copyfileobj(part.file, file, 1 << 20)
-
-
-def _bounded(receive: Callable[[], Awaitable[Any]]) -> Callable[[], Awaitable[Any]]:
-    taken = 0
-
-    async def bounded() -> Any:
-        nonlocal taken
-        message = await receive()
-        taken += len(message.get("body", b""))
-        if taken > MAX_BYTES:
-            raise TooLarge(f"the files have more than {MAX_BYTES >> 20} MB together; upload fewer at a time")
-        return message
-
-    return bounded
 
 
 def _finished(place: Path) -> bool:

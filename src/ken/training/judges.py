@@ -129,7 +129,7 @@ CORRECTNESS = Instruction(
 )
 
 _NUMBER = re.compile(r"(?<![\w.])(?:0?\.\d+|[01](?:\.\d+)?)(?![\w.]*\d)")
-_WORD = re.compile(r"\b(right|correct|yes|wrong|incorrect|no|unsure|uncertain)\b")
+_WORD = re.compile(r"((?:\bnot|n't) (?:\w+ )?)?\b(right|correct|yes|wrong|incorrect|no|unsure|uncertain)\b")
 
 
 class LLMJudge:
@@ -157,21 +157,38 @@ class LLMJudge:
             f"Question: {escape(step.question.text)}\n\nAnalysis: {escape(step.analysis)}\n\n"
             f"Query: {escape(step.query)}\n\nDocuments:\n{render_documents(step.passages)}"
         )
-        reply = await self._ask(RELEVANCE, shown, read_score)
+        reply = await self._ask_or_warn(RELEVANCE, shown, read_score)
         return Verdict(reply) if reply is not None else self._fallback(words_found(step.query, step.passages))
 
     async def correctness(self, question: Question, answer: str) -> Verdict:
         golds = _golds(question)
         if exact_match(answer, golds):
             return Verdict(1.0)
-        shown = (
-            f"Question: {escape(question.text)}\n\nAccepted answers:\n{escape(chr(10).join(golds))}\n\n"
-            f"Answer: {escape(answer)}"
-        )
-        reply = await self._ask(CORRECTNESS, shown, read_verdict)
+        reply = await self._ask_or_warn(CORRECTNESS, _shown(question, answer), read_verdict)
         return Verdict(reply) if reply is not None else self._fallback(float(substring_match(answer, golds)))
 
+    async def right(self, question: Question, answer: str) -> bool | None:
+        """Whether an answer is right, without a heuristic: None when no reply says so in a form that can be read.
+
+        For measuring, where a guess must not stand for a verdict. Raises `ModelError` when the judge never answered.
+        """
+        if exact_match(answer, _golds(question)):
+            return True
+        reply = await self._ask(CORRECTNESS, _shown(question, answer), read_verdict)
+        return None if reply is None else bool(reply)
+
+    async def _ask_or_warn(self, instruction: Instruction, shown: str, read: ReplyReader) -> float | None:
+        try:
+            return await self._ask(instruction, shown, read)
+        except ModelError as error:
+            logger.warning("the judge did not answer: %s", error)
+            return None
+
     async def _ask(self, instruction: Instruction, shown: str, read: ReplyReader) -> float | None:
+        """What was read from the first reply that can be read, None when none can. Raises `ModelError` when no try was
+        answered."""
+        failed: ModelError | None = None
+        answered = False
         for attempt in range(self.retries + 1):
             sampling = Sampling(temperature=0.7 if attempt else 0.0, max_tokens=512, seed=attempt)
             self.calls += 1
@@ -180,15 +197,25 @@ class LLMJudge:
                     [Message("system", instruction), Message("user", shown)], sampling=sampling
                 )
             except ModelError as error:
-                logger.warning("the judge did not answer: %s", error)
+                failed = error
                 continue
+            answered = True
             if (value := read(reply.text)) is not None:
                 return value
+        if failed is not None and not answered:
+            raise failed
         return None
 
     def _fallback(self, score: float) -> Verdict:
         self.fallbacks += 1
         return Verdict(score, fallback=True)
+
+
+def _shown(question: Question, answer: str) -> str:
+    return (
+        f"Question: {escape(question.text)}\n\nAccepted answers:\n{escape(chr(10).join(question.answers))}\n\n"
+        f"Answer: {escape(answer)}"
+    )
 
 
 class ReplyReader(Protocol):
@@ -208,13 +235,17 @@ def read_score(text: str) -> float | None:
 
 
 def read_verdict(text: str) -> float | None:
-    """1 for right, 0 for wrong or unsure, None when a reply says neither. The last such word counts.
+    """1 for right, 0 for wrong or unsure, None when a reply says neither. The last such word counts, and "not right" is
+    wrong.
 
     >>> read_verdict("Both name the same city, so: right")
     1.0
     """
     found = _WORD.findall(_after_thinking(text).lower())
-    return float(found[-1] in {"right", "correct", "yes"}) if found else None
+    if not found:
+        return None
+    negated, word = found[-1]
+    return float(not negated and word in {"right", "correct", "yes"})
 
 
 def _after_thinking(text: str) -> str:

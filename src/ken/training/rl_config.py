@@ -16,6 +16,7 @@ Loss = Literal["grpo", "dapo", "dr_grpo", "bnpo", "cispo", "sapo", "luspo", "ves
 class RLConfig(Explained):
     """One step: draw `units` units of tasks, roll every task out `group_size` times, update the policy.
 
+    sampling: of rollouts, unless their task has its own.
     advantage: "group" (GRPO: group mean and standard deviation), "mean" (group mean only, Dr. GRPO), "rloo" (leave one
         out), "batch" (Reinforce++: whitened over the whole batch, or over the rollouts that share `whiten_by`), "gae"
         (PPO: a critic and generalised advantage estimation with `gamma`, `lam`).
@@ -23,7 +24,9 @@ class RLConfig(Explained):
         whose prompt is what came before (R3-RAG); only for "gae" and "batch".
     loss, clip_low, clip_high, dual_clip, kl: passed to TRL's GRPO loss (loss_type, epsilon, epsilon_high, delta, beta;
         the KL estimator there is k3). kl_in_reward: coefficient of the k1 estimate that is subtracted from the rewards
-        (PPO, Reinforce++).
+        (PPO, Reinforce++). entropy_bonus: coefficient of the policy's entropy, which the loss then favours.
+    lr, warmup_steps, schedule, grad_clip, weight_decay: of the optimizer, in updates. critic_lr, critic_epochs,
+        value_clip: of the critic, for "gae": updates a step, and how far one may move a value.
     epochs, minibatches: updates per step are their product. micro_batch: rows of one forward pass, for memory (default:
         all).
     dynamic_sampling: drop groups in which all rollouts score alike and draw others, at most `max_refills` times (DAPO);
@@ -33,6 +36,8 @@ class RLConfig(Explained):
     vllm: rollouts are written by a vLLM beside the trainer (colocated, no tensor parallelism), which may use
         `vllm_memory` of each GPU; the loss corrects for its log-probabilities being a little other than the policy's.
     save_every: steps between checkpoints; 0 saves none but the last.
+    gradient_checkpointing: less memory, more time. bf16: compute in bfloat16; weights stay float32.
+    seed: of rollouts and the order of tasks.
 
     Raises `BadInput` for a value out of range.
     """

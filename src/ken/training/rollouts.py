@@ -35,12 +35,12 @@ class Group:
     trajectories: tuple[Trajectory, ...]
 
 
-# What a rollout earns: one number for the outcome, or one for each of its policy segments, in order (turn rewards).
 Score = float | Sequence[float]
+"""What a rollout earns: one number for the outcome, or one for each of its policy segments, in order (turn rewards)."""
 
-# From all groups of one step to their scores, in the same order: a reward may look at its neighbours, as consensus
-# (KnowRL), fewest-calls (OTC) and labels computed on the fly (AdaSearch-E2E) do.
 Reward = Callable[[Sequence[Group]], Sequence[Sequence[Score]]]
+"""From all groups of one step to their scores, in the same order: a reward may look at its neighbours, as consensus
+(KnowRL), fewest-calls (OTC) and labels computed on the fly (AdaSearch-E2E) do."""
 
 
 def each(score: Callable[[Trajectory], Score]) -> Reward:

@@ -77,7 +77,7 @@ class SFTLog:
 
     history: of every step its number, "step", and "loss", the mean over its policy tokens, in nats. examples: sequences
     that were trained on; too_long: those left out. tokens, learnt: in one pass, all and those that the loss saw.
-    interrupted: it was asked to stop early.
+    notes: what a person should know. interrupted: it was asked to stop early.
     """
 
     history: list[dict[str, float]] = field(default_factory=list)
@@ -85,6 +85,7 @@ class SFTLog:
     too_long: int = 0
     tokens: int = 0
     learnt: int = 0
+    notes: list[str] = field(default_factory=list)
     interrupted: bool = False
 
     @property

@@ -67,13 +67,22 @@ def train(
     on_step: Callable[[int, Mapping[str, float]], None] = lambda step, statistics: None,
     on_alarm: Callable[[Alarm], None] = lambda alarm: None,
 ) -> TrainingLog:
-    """Train `policy` in place.
+    """Train `policy` in place by reinforcement learning.
 
+    policy: a model of `hf/` or `lab/`, whose weights are changed.
+    tasks: what is attempted. A sequence is shuffled, epoch after epoch; `Tasks` choose for themselves (a `Curriculum`).
+    reward: from all groups of a step to a score for every rollout; see `ken.training.rewards.named`, `each`, `within`.
+    sources: what strategies may consult, or a function of the task.
+    filter_by: with `config.dynamic_sampling`, groups are dropped when all their rollouts have this measure alike, and
+        not the reward.
+    monitors: of collapse; each warns or stops.
     out: folder for `metrics.jsonl`, `checkpoints/` and, at the end, `model/`; None writes nothing. resume: go on from
     the last whole checkpoint in `out`, if there is one; the run then does what it would have done without the pause.
-    on_step: called after every step with its number (from 1) and statistics. Ctrl-C ends the step under way, writes a
-    checkpoint and returns with `interrupted`; a second one stops at once. What `tasks` warn of at the end, such as
-    `StuckCurriculum`, is a warning and stands in the log's notes.
+    on_step: called after every step with its number (from 1) and statistics. on_alarm: called when a monitor finds
+        something.
+
+    Ctrl-C ends the step under way, writes a checkpoint and returns with `interrupted`; a second one stops at once. What
+    `tasks` warn of at the end, such as `StuckCurriculum`, is a warning and stands in the log's notes.
 
     Raises `TrainingError` when the loss is no longer a number, a monitor stops the run or the disk is full,
     `SourceError` when the search engine keeps failing; before each, a checkpoint of the last good step is written.

@@ -5,23 +5,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
-from pydantic import ValidationError
 
-from ken.agents import load_strategy
 from ken.agents.watch import Watch
 from ken.auditing.html import inert
 from ken.core import KenError, Step
+from ken.serving.bodies import body_of
+from ken.serving.disconnect import ended
+from ken.serving.errors import ApiError
 from ken.serving.service import Ask, Service
 from ken.serving.sse import EventStream, event
-from ken.serving.uploads import MAX_BYTES, MAX_FILES, SUFFIXES, Build, TooLarge, Uploads
+from ken.serving.uploads import MAX_FILES, SUFFIXES, Build, Uploads
 from ken.serving.web.pages import page
 from ken.serving.web.trace import step_view, trace_view
-
-MAX_QUESTION = 200_000  # bytes of a request
 
 # In the words of README.md.
 STRATEGY_WORDS = {
@@ -52,41 +51,33 @@ def mount(app: FastAPI) -> None:
 
     @router.get("/ask")
     def ask(request: Request) -> HTMLResponse:
-        return page(
-            request, "ask.html", **choices(service), suffixes=SUFFIXES, most_bytes=MAX_BYTES, most_files=MAX_FILES
-        )
+        most = app.state.access.upload_bytes
+        return page(request, "ask.html", **choices(service), suffixes=SUFFIXES, most_bytes=most, most_files=MAX_FILES)
 
     @router.post("/ask/stream")
-    async def stream(request: Request) -> Response:
-        try:
-            asked = Ask.model_validate_json(await _body(request))
-        except ValidationError as error:
-            first = error.errors()[0]
-            return refusal(f"{'.'.join(map(str, first['loc'])) or 'the request'}: {first['msg']}", 400)
-        except _TooLong:
-            return refusal("the question is too long; shorten it, or upload the text as a file", 413)
+    async def stream(request: Request, asked: Annotated[Ask, Depends(body_of(Ask))]) -> Response:
+        request.state.log |= {"strategy": asked.strategy}
+        request.state.log_texts["question"] = asked.question
         return EventStream(_answer(service, asked))
 
     @router.post("/ask/indexes")
     async def upload(request: Request) -> Response:
-        try:
-            build = await uploads.receive(request)
-        except KenError as error:
-            return refusal(str(error), 413 if isinstance(error, TooLarge) else 400)
+        build = await uploads.receive(request)
         return JSONResponse({"name": build.name, "events": f"/ask/indexes/{build.name}/events"}, status_code=202)
 
     @router.get("/ask/indexes/{name}/events")
     async def progress(name: str) -> Response:
-        build = uploads.builds.get(name)
-        return refusal(f"there is no upload {name!r}", 404) if build is None else EventStream(_progress(build))
+        return EventStream(_progress(found(name)))
 
     @router.delete("/ask/indexes/{name}")
     async def cancel(name: str) -> Response:
-        build = uploads.builds.get(name)
-        if build is None:
-            return refusal(f"there is no upload {name!r}", 404)
-        await build.cancel()
+        await found(name).cancel()
         return Response(status_code=204)
+
+    def found(name: str) -> Build:
+        if name not in uploads.builds:
+            raise ApiError(404, f"there is no upload {name!r}")
+        return uploads.builds[name]
 
     app.include_router(router)
 
@@ -95,18 +86,13 @@ def choices(service: Service) -> dict[str, Any]:
     """What the pickers of a page offer."""
     return {
         "strategies": [
-            {"name": name, "words": STRATEGY_WORDS.get(name, ""), "searches": load_strategy(name).needs_search}
+            {"name": name, "words": STRATEGY_WORDS.get(name, ""), "searches": service.strategy(name).needs_search}
             for name in service.strategies
         ],
         "models": list(service.models),
         "indexes": list(service.indexes),
         "top_k": service.top_k,
     }
-
-
-def refusal(sentence: str, status: int) -> JSONResponse:
-    """An error as the scripts of the pages read it."""
-    return JSONResponse({"error": {"message": sentence}}, status_code=status)
 
 
 class _Telling(Watch):
@@ -150,22 +136,9 @@ async def _answer(service: Service, asked: Ask) -> AsyncIterator[str]:
             yield told
         await work
     finally:
-        work.cancel()
+        await ended(work)
 
 
 async def _progress(build: Build) -> AsyncIterator[str]:
     async for state in build.states():
         yield event(state.model_dump(), state.stage)
-
-
-class _TooLong(Exception):
-    pass
-
-
-async def _body(request: Request) -> bytes:
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_QUESTION:
-            raise _TooLong
-    return body

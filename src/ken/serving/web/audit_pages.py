@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,11 @@ from ken.core import BadInput, KenError
 from ken.core.files import write_whole
 from ken.metrics import SearchUse
 from ken.serving.audits import QUESTION_SUFFIXES, Audits, Order, Shown, standings
+from ken.serving.errors import ApiError
 from ken.serving.service import Service
 from ken.serving.sse import EventStream, event
-from ken.serving.uploads import BoundedForm, TooLarge, file_name
-from ken.serving.web.ask_pages import choices, refusal
+from ken.serving.uploads import UploadForm, file_name
+from ken.serving.web.ask_pages import choices
 from ken.serving.web.pages import page
 from ken.serving.web.trace import trace_view
 
@@ -66,14 +67,13 @@ def mount(app: FastAPI) -> None:
     async def start(request: Request) -> Response:
         given: dict[str, Any] = {}
         try:
-            async with BoundedForm(request) as form:
+            async with UploadForm(request) as form:
                 given = {key: form.getlist(key) if key == "strategies" else form.get(key) for key in form}
                 order, source = await _ordered(service, audits, given)
                 name = str(given.get("name") or "")
                 await audits.start(name, source, order)
         except KenError as error:
-            status = 413 if isinstance(error, TooLarge) else 400
-            return _overview(request, audits, given=given, problem=str(error), status=status)
+            return _overview(request, audits, given=given, problem=str(error), status=400)
         return _to(f"/audit/{quote(name.strip())}")
 
     @router.get("/audit/compare")
@@ -88,7 +88,7 @@ def mount(app: FastAPI) -> None:
     async def events(name: str) -> Response:
         standing = audits.running(name)
         if standing is None:
-            return refusal(f"the audit {name!r} does not run", 404)
+            raise ApiError(404, f"the audit {name!r} does not run")
 
         async def told() -> AsyncIterator[str]:
             async for now in standings(standing):
@@ -97,19 +97,17 @@ def mount(app: FastAPI) -> None:
         return EventStream(told())
 
     @router.post("/audit/{name}/cancel")
-    async def cancel(request: Request, name: str) -> Response:
-        try:
+    async def cancel(name: str) -> Response:
+        with _missing():
             await audits.cancel(name)
-        except BadInput as error:
-            return _not_found(request, error)
         return _to(f"/audit/{quote(name)}")
 
     @router.post("/audit/{name}/resume")
-    async def resume(request: Request, name: str) -> Response:
+    async def resume(name: str) -> Response:
         try:
             audits.resume(name)
         except BadInput as error:
-            return page(request, "problem.html", status=409, problem=str(error), back=f"/audit/{quote(name)}")
+            raise ApiError(409, str(error)) from error
         return _to(f"/audit/{quote(name)}")
 
     @router.get("/audit/{name}/questions")
@@ -127,8 +125,13 @@ def _to(address: str) -> RedirectResponse:
     return RedirectResponse(address, status_code=303)
 
 
-def _not_found(request: Request, error: KenError) -> HTMLResponse:
-    return page(request, "problem.html", status=404, problem=str(error), back="/audit")
+@contextmanager
+def _missing() -> Iterator[None]:
+    """An audit that is not there, or cannot be read, is an address that leads nowhere."""
+    try:
+        yield
+    except BadInput as error:
+        raise ApiError(404, str(error)) from error
 
 
 # --- all audits, and a new one ---
@@ -203,7 +206,7 @@ async def _ordered(service: Service, audits: Audits, given: Mapping[str, Any]) -
             source=source.name,
             model=service.model(str(given.get("model") or "") or None).spec,
             index=str(given.get("index") or "") or None,
-            strategies=tuple(given.get("strategies") or ()),
+            strategies=tuple(service.strategy(name).name for name in given.get("strategies") or ()),
             samples=_number(given, "samples", 8),
             top_k=_number(given, "top_k", service.top_k, least=1),
             limit=_number(given, "limit", 0) or None,
@@ -221,7 +224,7 @@ async def _kept(audits: Audits, upload: UploadFile) -> Path:
         raise BadInput(f"{name!r} is no file of questions; upload one ending in {', '.join(QUESTION_SUFFIXES)}")
     content = await upload.read(MAX_QUESTIONS + 1)
     if len(content) > MAX_QUESTIONS:
-        raise TooLarge(f"{name!r} has more than {MAX_QUESTIONS >> 20} MB; split it")
+        raise BadInput(f"{name!r} has more than {MAX_QUESTIONS >> 20} MB; split it")
     path = audits.questions / name
     try:
         if not path.exists():
@@ -247,11 +250,9 @@ def _number(given: Mapping[str, Any], name: str, default: int, *, least: int = 0
 
 
 async def _one(request: Request, audits: Audits, name: str) -> HTMLResponse:
-    try:
+    with _missing():
         order, standing = audits.order(name), audits.running(name)
         shown = None if standing is not None else await audits.shown(name)
-    except KenError as error:
-        return _not_found(request, error)
     state, message = _state(order, standing is not None)
     style = body = None
     if shown is not None:
@@ -273,12 +274,10 @@ async def _one(request: Request, audits: Audits, name: str) -> HTMLResponse:
 
 
 async def _questions(request: Request, audits: Audits, name: str) -> HTMLResponse:
-    try:
+    with _missing():
         shown = await audits.shown(name)
-    except KenError as error:
-        return _not_found(request, error)
-    if shown is None:
-        return page(request, "problem.html", problem="Nothing was asked yet.", back=f"/audit/{quote(name)}")
+        if shown is None:
+            raise BadInput(f"the audit {name!r} has no answers yet")
     query = request.query_params
     wanted = {key: query.get(key, "") for key in ("strategy", "use", "q")}
     if wanted["strategy"] not in shown.settings.strategies:
@@ -336,13 +335,11 @@ def _paged(request: Request, found: Sequence[Any], wanted: Mapping[str, str]) ->
 
 
 async def _question(request: Request, audits: Audits, name: str, identifier: str) -> HTMLResponse:
-    try:
+    with _missing():
         shown = await audits.shown(name)
         attempts = [] if shown is None else await asyncio.to_thread(shown.attempts, identifier)
         if shown is None or not attempts:
             raise BadInput(f"the audit {name!r} has no question {identifier[:80]!r}")
-    except KenError as error:
-        return _not_found(request, error)
     found = {o.strategy: o for o in shown.outcomes if o.question_id == identifier}
     return page(
         request,

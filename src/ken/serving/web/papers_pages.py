@@ -19,6 +19,7 @@ from ken.papers.paper import Entry
 from ken.papers.results import ArmResult, Results
 from ken.papers.search import CatalogueSearch
 from ken.papers.standing import Standing, standing
+from ken.serving.errors import ApiError
 from ken.serving.jobs import Busy, Job, Jobs
 from ken.serving.rows import Rows
 from ken.serving.sse import EventStream, event
@@ -86,6 +87,7 @@ def mount(app: FastAPI) -> None:
     service = app.state.service
     jobs = app.state.jobs = Jobs()
     row_texts = app.state.rows = Rows(service.data)
+    drawn: dict[str, tuple[Described | None, Results, list[Any], list[Any]]] = {}
     built: dict[tuple[Entry, ...], CatalogueSearch] = {}
 
     def search(known: tuple[Entry, ...], query: str) -> list[str]:
@@ -93,6 +95,13 @@ def mount(app: FastAPI) -> None:
             built.clear()
             built[known] = CatalogueSearch(known, service.data)
         return built[known](query)
+
+    def draw(described: Described | None, results: Results) -> tuple[list[Any], list[Any]]:
+        """The plots of results, drawn once as long as nothing has changed: their intervals are resampled."""
+        before = drawn.get(results.slug)
+        if before is None or before[0] is not described or before[1] is not results:
+            before = drawn[results.slug] = (described, results, _plots(described, results), _curves(results))
+        return before[2], before[3]
 
     @app.get("/papers", include_in_schema=False)
     async def catalogue(request: Request) -> Response:
@@ -133,10 +142,8 @@ def mount(app: FastAPI) -> None:
     @app.get("/papers/{slug}", include_in_schema=False)
     async def paper(request: Request, slug: str) -> Response:
         wanted = _entry(slug)
-        if wanted is None:
-            return _missing(request, slug)
         if wanted.slug != slug:
-            return RedirectResponse(f"/papers/{wanted.slug}", status_code=308)
+            return RedirectResponse(f"/papers/{wanted.slug}", status_code=307)
         row_texts.ask()
         return await asyncio.to_thread(show_paper, request, wanted)
 
@@ -144,6 +151,8 @@ def mount(app: FastAPI) -> None:
         stands = standing(wanted.slug, rows(), service.results)
         described = row_texts.now.get(wanted.slug) if row_texts.now is not None else None
         results, running = stands.results, jobs.running
+        reading = stands.state != "planned" and row_texts.now is None
+        plots, curves = draw(described, results) if results and not reading else ([], [])  # the row says which
         return page(
             request,
             "paper.html",
@@ -152,7 +161,7 @@ def mount(app: FastAPI) -> None:
             entry=wanted,
             kinds=kinds(wanted.slug),
             words={"inside": INSIDE, "outside": OUTSIDE, "signal": SIGNAL},
-            reading=stands.state != "planned" and row_texts.now is None,
+            reading=reading,
             row=described,
             problem=stands.problem,
             row_problem=(described.problem if described else "") or row_texts.problem,
@@ -161,8 +170,8 @@ def mount(app: FastAPI) -> None:
             claims=results.claims if results else described.claims if described else (),
             results=results,
             machine=_machine(results) if results else [],
-            plots=_plots(described, results) if results else [],
-            curves=_curves(results) if results else [],
+            plots=plots,
+            curves=curves,
             strip=strip,
             job=jobs.last(wanted.slug),
             measured=_measured(jobs.last(wanted.slug)),
@@ -174,8 +183,6 @@ def mount(app: FastAPI) -> None:
     @app.post("/papers/{slug}/smoke", include_in_schema=False)
     async def start(request: Request, slug: str) -> Response:
         wanted = _entry(slug)
-        if wanted is None:
-            return _missing(request, slug)
         if wanted.slug not in rows():
             problem = f"{wanted.name} is planned: it has no row yet, and so nothing that could be run."
             return await asyncio.to_thread(show_paper, request, wanted, problem, 409)
@@ -191,7 +198,7 @@ def mount(app: FastAPI) -> None:
     async def cancel(request: Request, slug: str) -> Response:
         job = jobs.last(slug)
         if job is None:
-            return _missing(request, slug)
+            raise ApiError(404, f"nothing was started for {_entry(slug).name} since the server began")
         await job.cancel()  # of one that has ended, nothing
         return RedirectResponse(f"/papers/{slug}#smoke", status_code=303)
 
@@ -241,20 +248,12 @@ def choose(cards: list[Card], asked: Asked, ranking: list[str] | None) -> list[C
     return chosen
 
 
-def _entry(slug: str) -> Entry | None:
+def _entry(slug: str) -> Entry:
+    """Raises `ApiError` with the nearest names for a paper that there is not."""
     try:
         return entry(slug)
-    except BadInput:
-        return None
-
-
-def _missing(request: Request, slug: str) -> Response:
-    try:
-        entry(slug)
-        problem = "Nothing was started for this paper since the server began."
     except BadInput as error:
-        problem = str(error)
-    return page(request, "missing.html", status=404, problem=problem, back="/papers", place="all papers")
+        raise ApiError(404, str(error)) from error
 
 
 def _colour(stands: Standing) -> str:

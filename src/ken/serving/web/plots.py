@@ -112,7 +112,8 @@ def curves_plot(name: str, curves: Sequence[Curve], *, x_title: str = "step", sm
         y_min=y_low,
         y_max=y_high,
         width=360 if small else 440,
-        height=190 if small else 260,
+        height=(190 if small else 260) - (0 if x_title else 16),
+        bottom=44 if x_title else 28,
         x_ticks=[(t, text) for t, text in ticks_between(x_low, x_high, 5) if float(t).is_integer()],
         y_ticks=y_ticks,
     )

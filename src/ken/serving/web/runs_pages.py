@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from ken.papers.catalogue import shipped
 from ken.papers.results import Run
+from ken.serving.errors import ApiError
 from ken.serving.reproductions import find_reproductions
 from ken.serving.runs import Stage, TrainingRun, TrainingRuns
 from ken.serving.sse import EventStream, event
@@ -75,8 +76,9 @@ def mount(app: FastAPI) -> None:
     def training(request: Request, name: str = "") -> Response:
         run = runs.get(name)
         if run is None:
-            problem = f"There is no run {name[:200]!r} below {service.runs.absolute()}; it may have been moved."
-            return page(request, "missing.html", status=404, problem=problem, back="/runs", place="all runs")
+            raise ApiError(
+                404, f"There is no run {name[:200]!r} below {service.runs.absolute()}; it may have been moved."
+            )
         with run.lock:
             stages = [(stage, *panels(stage)) for stage in run.stages]
             return page(
@@ -97,8 +99,9 @@ def mount(app: FastAPI) -> None:
     def arms(request: Request, slug: str = "", settings: str = "") -> Response:
         wanted = [r for r in find_reproductions(service.results) if (r.slug, r.settings) == (slug, settings)]
         if not wanted:
-            problem = f"No arms of {slug[:100]!r} with these settings are in {service.results.absolute()}/.runs."
-            return page(request, "missing.html", status=404, problem=problem, back="/runs", place="all runs")
+            raise ApiError(
+                404, f"No arms of {slug[:100]!r} with these settings are in {service.results.absolute()}/.runs."
+            )
         measured = list(wanted[0].runs())
         return page(
             request,

@@ -23,8 +23,10 @@ def step_view(step: Step, answer: str | None = None) -> dict[str, Any]:
 
 
 def trace_view(trajectory: Trajectory) -> dict[str, Any]:
-    """An attempt that has ended."""
+    """An attempt that has ended. rewritten: what was asked in place of a question that leant on a conversation."""
+    asked = trajectory.question
     return {
+        "rewritten": inert(asked.text) if asked.meta.get("query", asked.text) != asked.text else None,
         "strategy": trajectory.strategy,
         "model": trajectory.model,
         "answer": inert(trajectory.answer),

@@ -159,8 +159,10 @@ class Index:
     def search(self, query: str, k: int = 5, *, mode: Mode | None = None) -> list[Passage]:
         """The `k` best passages, best first; fewer when fewer match, none for a query without a letter or digit.
 
+        query: words, in any order; it has no syntax. k: ≥ 1.
         mode: "bm25", "dense" (cosine) or "hybrid" (both, by reciprocal rank fusion); by default "hybrid" where there
-            are vectors.
+            are vectors. `Passage.score` is that of the mode: higher is better, comparable within one result only.
+
         Raises `BadInput` for an empty query, k < 1, or a mode that needs vectors in an index without.
         """
         return self.search_many([query], k, mode=mode)[0]
@@ -212,7 +214,7 @@ class Index:
         ]
 
     def info(self) -> IndexInfo:
-        """What is in the index, and with which settings it was built."""
+        """How many documents, passages and bytes are in the index, and with which settings it was built."""
         documents, passages = self._bm25.count()
         dense = self._manifest.dense
         return IndexInfo(
@@ -281,11 +283,14 @@ class Index:
     # --- writing ---
 
     def add(self, src: Source, *, bad: list[DataError] | None = None, progress: Progress | None = None) -> int:
-        """Add documents, all or none; returns how many. Raises `BadInput` for an id that is in the index already."""
+        """Add documents, all or none; returns how many. Raises `BadInput` for an id that is in the index already.
+
+        src, bad, progress: as for `Index.build`. They are cut and encoded as the index was built.
+        """
         return self._write(src, bad, progress, replace=False)
 
     def update(self, src: Source, *, bad: list[DataError] | None = None, progress: Progress | None = None) -> int:
-        """Add documents, replacing those with the same ids, all or none; returns how many."""
+        """Add documents, replacing those with the same ids, all or none; returns how many. Else as `Index.add`."""
         return self._write(src, bad, progress, replace=True)
 
     def remove(self, ids: Iterable[str]) -> int:

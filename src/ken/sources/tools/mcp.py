@@ -29,6 +29,7 @@ MOST_TOOLS = 32  # of one server: each takes room in every prompt
 MOST_PAGES = 20
 MOST_CHARACTERS = 100_000  # of a result; what a model is shown is cut again by who runs it
 DESCRIPTION = 300  # characters
+USAGE = 600
 NAME = 64
 
 CALL_SECONDS = 25.0  # below that of a `Toolbox`, so that the reason is known
@@ -82,7 +83,9 @@ class McpTool(Tool):
         shown = [
             f"{name} ({_kind(schema)}{'' if name in required else ', optional'})" for name, schema in properties.items()
         ]
-        return f"write a JSON object with {', '.join(shown)}" if shown else "write {}"
+        listed = " ".join(", ".join(shown).split())
+        listed = listed if len(listed) <= USAGE else listed[:USAGE] + "…"
+        return f"write a JSON object with {listed}" if listed else "write {}"
 
     @property
     def _text_parameter(self) -> str:

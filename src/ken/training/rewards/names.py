@@ -58,6 +58,8 @@ REWARDS: Mapping[str, tuple[Callable[[Any], Reward] | None, Callable[..., Any]]]
 def named(name: str, **options: Any) -> Reward:
     """The reward called `name`, with its options: `named("ikea", plus=0.6)`.
 
+    name: a key of `REWARDS`. options: the keyword arguments of the function behind it.
+
     Raises `BadInput` for an unknown name or option, saying which there are.
     """
     if name not in REWARDS:

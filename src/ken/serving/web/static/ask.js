@@ -5,7 +5,7 @@ import "./upload.js";
 
 const by = (id) => document.getElementById(id);
 const form = by("ask"), question = by("question"), talk = by("talk");
-const KEPT = "ken.ask";
+const KEPT = "ken.ask", HISTORY = 20;
 const past = []; // what the page shows, kept for a reload: {question, choice, view | failed}
 let stop = null;
 
@@ -14,7 +14,7 @@ let stop = null;
 form.addEventListener("submit", (submitted) => {
   submitted.preventDefault();
   if (stop || !question.value.trim()) return;
-  const asked = { question: question.value.trim(), strategy: by("strategy").value, model: by("model").value || null, index: by("index").value || null, top_k: by("top_k").valueAsNumber || null };
+  const asked = { question: question.value.trim(), strategy: by("strategy").value, model: by("model").value || null, index: by("index").value || null, top_k: by("top_k").valueAsNumber || null, history: by("follow").checked ? said() : [] };
   question.value = "";
   fit();
   ask(asked);
@@ -26,6 +26,12 @@ question.addEventListener("keydown", (key) => {
     form.requestSubmit();
   }
 });
+
+// The exchanges so far that have an answer, the last ones.
+function said() {
+  const answered = past.filter(({ view }) => view && view.answer !== null);
+  return answered.slice(-HISTORY).map(({ asked, view }) => ({ query: asked.question, answer: view.answer }));
+}
 
 by("stop").addEventListener("click", () => stop?.abort());
 
@@ -113,6 +119,7 @@ function exchange(asked) {
       if (!made.length) how.remove();
       const problem = failed || view.error;
       answer.replaceChildren();
+      if (view?.rewritten) whole.querySelector("header").append(element("p", { class: "soft small", text: `asked as: ${view.rewritten}` }));
       if (view && view.answer !== null) answer.append(view.answer);
       else if (!problem) answer.append(element("span", { class: "soft", text: "It gave no answer." }));
       if (problem === "stopped") answer.append(element("p", { class: "soft", text: "Stopped." }));
@@ -126,7 +133,7 @@ function exchange(asked) {
         });
         answer.append(again);
       }
-      if (made.length || view) facts.replaceChildren(trace.summary(made, view?.usage));
+      if (made.length) facts.replaceChildren(trace.summary(made, view?.usage));
     },
   };
 }
@@ -201,3 +208,4 @@ restore();
 summarise();
 describe();
 fit();
+by("send").disabled = !by("model").value; // without a model nothing can be asked

@@ -5,15 +5,19 @@ const latest = new Map(); // of every part the last request, so that a slow old 
 /** Replace the elements with these ids by what `address` has under the same ids. Resolves to whether it could. */
 export async function renew(address, ...ids) {
   const turn = Symbol(address);
-  ids.forEach((id) => latest.set(id, turn));
-  let text;
+  ids.forEach((id) => {
+    latest.set(id, turn);
+    document.getElementById(id)?.setAttribute("aria-busy", "true");
+  });
+  let text = null;
   try {
     const reply = await fetch(address, { headers: { Accept: "text/html" } });
-    if (!reply.ok) return false;
-    text = await reply.text();
+    if (reply.ok) text = await reply.text();
   } catch {
-    return false; // the server is away; what is shown stays
+    // told below
   }
+  tell(text === null ? "The server does not answer. What is shown is what it last said." : "");
+  if (text === null) return false;
   const fresh = new DOMParser().parseFromString(text, "text/html");
   for (const id of ids) {
     const here = document.getElementById(id);
@@ -30,6 +34,18 @@ export async function renew(address, ...ids) {
     if (focused) find(there, focused)?.focus({ preventScroll: true });
   }
   return true;
+}
+
+/** Say above everything else what is wrong; "" takes it back. */
+export function tell(problem) {
+  document.getElementById("problem")?.remove();
+  if (!problem) return;
+  const notice = document.createElement("p");
+  notice.id = "problem";
+  notice.className = "error";
+  notice.setAttribute("role", "alert");
+  notice.textContent = problem;
+  document.getElementById("main").prepend(notice);
 }
 
 // An element that has no id is known by where it leads or what it is called.

@@ -26,8 +26,12 @@ function follow() {
     log.append(`${text}\n`);
     if (atEnd) log.scrollTop = log.scrollHeight;
   });
-  events.addEventListener("ended", () => {
+  events.addEventListener("error", () => {
+    if (events.readyState === EventSource.CLOSED) renew(here, "smoke"); // a new server, which knows of no such run
+  });
+  events.addEventListener("ended", (event) => {
     events.close();
+    document.getElementById("said").textContent = `Smoke run ${JSON.parse(event.data)}`; // read out
     renew(here, "smoke");
   });
 }

@@ -9,11 +9,13 @@ function address() {
   return given.size ? `/papers?${given}` : "/papers";
 }
 
-function show() {
+async function show() {
   clearTimeout(waiting);
   const next = address();
   history.replaceState(null, "", next);
-  renew(next, "found");
+  if (await renew(next, "found")) {
+    document.getElementById("said").textContent = document.getElementById("count").textContent; // read out
+  }
 }
 
 form.addEventListener("input", (event) => {

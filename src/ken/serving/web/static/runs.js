@@ -1,5 +1,5 @@
 // Runs are shown anew when the server says that something was written.
-import { renew } from "./live.js";
+import { renew, tell } from "./live.js";
 
 const address = location.pathname + location.search;
 const live = document.getElementById("live");
@@ -21,6 +21,9 @@ if (live) {
   const events = new EventSource(live.dataset.events);
   let lost = false;
   events.addEventListener("changed", show);
-  events.addEventListener("error", () => { lost = true; });
+  events.addEventListener("error", () => {
+    lost = true;
+    tell("The server does not answer. What is shown is what it last said; it is asked again and again.");
+  });
   events.addEventListener("open", () => { if (lost) show(); lost = false; }); // what was written meanwhile
 }

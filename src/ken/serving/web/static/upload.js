@@ -66,7 +66,7 @@ function offer(name) {
   pick.value = name;
   const strategy = by("strategy"), had = [...strategy.options].some((option) => option.disabled);
   for (const option of strategy.options) option.disabled = false;
-  if (had) strategy.value = "adaptive";
+  if (had && [...strategy.options].some((option) => option.value === "adaptive")) strategy.value = "adaptive";
   strategy.dispatchEvent(new Event("change", { bubbles: true }));
 }
 
@@ -90,3 +90,5 @@ function show(done, total, text) {
   } else bar.removeAttribute("value");
   words.textContent = text;
 }
+
+by("begin").disabled = false;
