@@ -79,7 +79,7 @@ def ken_info(trajectory: Trajectory, sources: Sequence[Citation], *, error: str 
 
 
 def passage_infos(found: Observation) -> list[dict[str, Any]]:
-    """Passages by name. A score that is no number (a remote retriever may send one) is none: JSON has no word for it."""
+    """Passages by name. A score that is no number (a remote retriever may send one) is left out, as JSON has none."""
     return [
         {"id": p.id, "title": p.title, "score": p.score if p.score is not None and math.isfinite(p.score) else None}
         for p in found.passages
