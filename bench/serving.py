@@ -283,6 +283,12 @@ def report(options: argparse.Namespace, before: float, paced: Row, flat_out: Row
         for whom, asked, last in (("stub", direct, " | "), ("Ken", through, f"{rate:.0f} | {cost:.2f} ms")):
             times = " | ".join(f"{asked.p(q):.1f}" for q in (50, 90, 99))
             lines.append(f"| {name} | {whom} | {times} | {last} |")
+    if before > (os.cpu_count() or 1):
+        lines += [
+            "",
+            "**The machine was busy with other work while this ran.** The processor time a question needs carries "
+            "over to a quiet one; the milliseconds and the rate do not, since they hold what Ken waited for a processor.",
+        ]
     lost, mixed = (sum(getattr(row[2], what) for row in (paced, flat_out)) for what in ("lost", "mixed_up"))
     met = {True: "met", False: "**missed**"}
     return [
