@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import re
 import subprocess
 from collections.abc import Iterator
@@ -18,9 +19,10 @@ from faulty_server import Answer, FaultyServer, Status
 from running import ken_serve, running
 
 import ken.serving
-from ken.core import Trajectory
+from ken.core import Observation, Passage, Trajectory
 from ken.models.endpoint import EndpointModel
 from ken.models.scripted import ScriptedModel
+from ken.serving.completion import passage_infos
 from ken.serving.openai_types import ChatCompletion, KenInfo, ModelList
 from ken.serving.service import Service
 
@@ -445,6 +447,12 @@ def test_a_defect_is_500_and_tells_nothing_of_the_inside() -> None:
         assert "secret" not in failed.text
         assert failed.headers["x-request-id"].startswith("req_")
         assert "secret" not in post(url, model="ken/direct", stream=True).text
+
+
+def test_a_score_that_is_no_number_is_none() -> None:
+    scores = (math.nan, -math.inf, None, 1.5)
+    found = Observation(passages=tuple(Passage(id="p", text="x", score=score) for score in scores))
+    assert [info["score"] for info in passage_infos(found)] == [None, None, None, 1.5]
 
 
 def test_replies_are_what_the_document_says(url: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import uuid
 from collections.abc import Sequence
@@ -78,8 +79,11 @@ def ken_info(trajectory: Trajectory, sources: Sequence[Citation], *, error: str 
 
 
 def passage_infos(found: Observation) -> list[dict[str, Any]]:
-    """Passages by name."""
-    return [{"id": passage.id, "title": passage.title, "score": passage.score} for passage in found.passages]
+    """Passages by name. A score that is no number (a remote retriever may send one) is left out, as JSON has none."""
+    return [
+        {"id": p.id, "title": p.title, "score": p.score if p.score is not None and math.isfinite(p.score) else None}
+        for p in found.passages
+    ]
 
 
 def token_usage(trajectory: Trajectory) -> dict[str, int]:
