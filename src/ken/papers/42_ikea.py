@@ -95,7 +95,7 @@ class Bench:
     def train(self, policy: LocalModel, strategy: Strategy, reward: Reward, *, ratio: float = 0.5) -> TrainingLog:
         s, chosen = self.settings, self.train_set(ratio)
         easy = {question.id for question in chosen.easy}
-        tasks = [Task(q, strategy, "easy" if q.id in easy else "hard") for q in chosen.questions]
+        tasks = [Task(q, strategy, "easy" if q.id in easy else "hard", known=q.id in easy) for q in chosen.questions]
         acts: dict[str, Any] = {"lr": s.act_lr, "kl": s.act_kl} if strategy.needs_search else {}
         if strategy.needs_search and s.greedy_thoughts:
             acts["sampling"] = GREEDY_THOUGHTS

@@ -23,7 +23,7 @@ def decision_stage(
     """
     units: list[Unit] = []
     for question in (q for q in questions if q.id in labels):
-        verdict = Task(question, Decide(), "decide", sampling)
+        verdict = Task(question, Decide(), "decide", sampling, known=labels[question.id])
         replay = replay_every and len(units) % replay_every == 0
         units.append((verdict, Task(question, Direct(), "inside")) if replay else (verdict,))
     if not units:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from ken.core import Malformed, Trajectory
+from ken.metrics.decision import f1_aware
 from ken.training.rollouts import Group, Score
 
 
@@ -22,7 +23,8 @@ def rollout_statistics(groups: Sequence[Group], scores: Sequence[Sequence[Score]
     without a malformed output; unfinished: share without an answer or verdict; failed: share ended by an error;
     search_failures: share of searches that failed; truncated: share with a turn cut at `max_tokens`; tokens: written by
     the model; one_decision: share of the commoner verdict, of an explicit decision if there is one, otherwise whether
-    to search at all (only for tasks that may search).
+    to search at all (only for tasks that may search); f1_aware: F1 of these verdicts against what is known, over the
+    tasks of which it is (`ken.metrics.f1_aware`; those that cannot be read count as "must search").
     """
     result: dict[str, float] = {}
     kinds = sorted({group.task.kind for group in groups})
@@ -51,6 +53,15 @@ def rollout_statistics(groups: Sequence[Group], scores: Sequence[Sequence[Score]
         yes = float(np.mean(verdicts))
         result["says_yes"] = yes
         result["one_decision"] = max(yes, 1 - yes)
+    measured = [
+        (_decided(group, t), group.task.known)
+        for group in groups
+        if group.task.known is not None
+        for t in group.trajectories
+    ]
+    if measured:
+        decisions, known = zip(*measured, strict=True)
+        result["f1_aware"] = f1_aware(decisions, known).f1
     return result
 
 

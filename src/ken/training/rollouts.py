@@ -17,13 +17,15 @@ from ken.core.seeding import derive_seed
 class Task:
     """A question and the strategy that attempts it, several times over: one group of rollouts.
 
-    kind: how statistics name such tasks ("inside", "search", "decide"). sampling: instead of the trainer's own.
+    kind: how statistics name such tasks ("inside", "search", "decide"). sampling: instead of the trainer's own. known:
+    for tasks in which the policy decides whether it needs help, whether it does not; None where nobody measured it.
     """
 
     question: Question
     strategy: Strategy
     kind: str = "rollout"
     sampling: Sampling | None = None
+    known: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

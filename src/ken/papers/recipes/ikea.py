@@ -52,7 +52,8 @@ def _stages(options: IkeaOptions) -> tuple[Stage, ...]:
         chosen = boundary_questions(probed, rates, ratio=options.ratio, rule=easy, seed=options.seed).questions
         reward = partial(ikea, plus=options.plus, minus=options.minus, most=options.max_turns)
         config = options.rl(sampling=sampling, entropy_bonus=options.entropy_bonus)
-        return Reinforcement([Task(q, search, "search") for q in chosen], each(reward), config)
+        tasks = [Task(q, search, "search", known=easy(rates[q.id])) for q in chosen]
+        return Reinforcement(tasks, each(reward), config)
 
     return (Stage("search", "search only where it does not know", (Direct(), search), work),)
 
