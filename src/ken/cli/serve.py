@@ -101,6 +101,8 @@ def serve(  # noqa: PLR0917 (typer reads the options from the signature)
         base_url=base_url, api_key=api_key, device=device, timeout=timeout, control_tokens=control_tokens
     )
     places = Queue(concurrency, queue)
+    if any(spec.startswith("openai/") for spec in model or ()):
+        import openai.resources.chat  # noqa: F401 (takes a second: now, not when the first question waits for it)
     service = Service(
         # A model behind an address gets as many requests at once as there are questions.
         [load_model(spec, **given, **_at_once(spec, concurrency)) for spec in model or ()],

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 OPENAI_URL = "https://api.openai.com/v1"
 
 CONNECT_SECONDS = 10.0  # a server that is there accepts a connection long before that, however busy it is
+IDLE_CONNECTIONS = 16  # kept open; before every request the HTTP client looks whether each of them still is
 CLOSING_SECONDS = 2.0  # for what follows the text of a stream: usage, and the end that lets a connection be used again
 
 Message = dict[str, str]
@@ -324,6 +325,9 @@ class EndpointModel:
         import openai
 
         timeout = openai.Timeout(self.timeout, connect=min(CONNECT_SECONDS, self.timeout))
+        limits = type(openai.DEFAULT_CONNECTION_LIMITS)(
+            max_connections=self.concurrency, max_keepalive_connections=IDLE_CONNECTIONS
+        )
         loopback = urlsplit(self.base_url).hostname in {"localhost", "127.0.0.1", "::1"}
         return openai.AsyncOpenAI(
             base_url=self.base_url,
@@ -331,7 +335,7 @@ class EndpointModel:
             max_retries=0,  # ours are the only ones
             timeout=timeout,
             # A proxy set for the internet cannot reach this machine's own servers.
-            http_client=openai.DefaultAsyncHttpxClient(timeout=timeout, trust_env=not loopback),
+            http_client=openai.DefaultAsyncHttpxClient(timeout=timeout, limits=limits, trust_env=not loopback),
         )
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import socket
 from collections.abc import Sequence
@@ -58,6 +59,8 @@ def listen(
             options["log_config"] = None
         if queue is not None:
             options["timeout_graceful_shutdown"] = LAST_SECONDS
+        gc.collect()
+        gc.freeze()  # what is loaded stays: no search for garbage goes through it while somebody waits
         _Server(uvicorn.Config(app, **options), queue, grace).run(sockets=[listener])
 
 
