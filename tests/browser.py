@@ -6,32 +6,25 @@ The fixtures are known everywhere (conftest.py imports them):
         address = served(Service([model]), ...)
         page = chromium.page(address + "/ask")
 
-`served` runs the application in a thread, so that a test can hold and release what its models say. `ken_serve` runs the
-real `ken serve` in a process. A page that logs an error, breaks the content security policy, or asks any other machine
-for anything fails its test.
+`served` runs the application in a thread, so that a test can hold and release what its models say (`running.ken_serve`
+runs the real `ken serve` in a process). A page that logs an error, breaks the content security policy, or asks any
+other machine for anything fails its test.
 """
 
 from __future__ import annotations
 
 import re
 import shutil
-import signal
-import socket
-import subprocess
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import pytest
-from capitals import command, environment
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-    from ken.serving.service import Service
 
 DESK, PHONE = (1280, 900), (390, 844)
 SECONDS = 30  # most that anything on a page may take on a busy machine; conditions end the wait as soon as they hold
@@ -134,59 +127,7 @@ def chromium(launched: Browser, served: object) -> Iterator[Chromium]:
 @pytest.fixture
 def served() -> Iterator[Callable[..., str]]:
     """A function that serves a `Service` until the test ends, and returns its address. Options are `create_app`'s."""
+    from running import running  # here, because every test knows this fixture, and servers are slow to import
+
     with ExitStack() as stack:
-        yield lambda service, **options: stack.enter_context(serving(service, **options))
-
-
-@contextmanager
-def serving(service: Service, **options: Any) -> Iterator[str]:
-    """The application over `service` on loopback, in a thread; yields its address."""
-    import uvicorn
-
-    from ken.serving.app import create_app
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(
-            uvicorn.Config(
-                create_app(service, **options), log_level="warning", timeout_graceful_shutdown=3, lifespan="on"
-            )
-        )
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="serving", daemon=True)
-        thread.start()  # the socket listens already: what is asked before the server is up waits there
-        try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join(SECONDS)
-            assert not thread.is_alive(), "the server did not end"
-
-
-@contextmanager
-def ken_serve(*arguments: object, cwd: Path, **changes: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """The real `ken serve` on a free port; yields its address and its process. Ends it with Ctrl-C."""
-    process = subprocess.Popen(
-        command("serve", "--port", 0, *arguments),
-        cwd=cwd,
-        env=environment(**changes),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert process.stdout is not None
-        said = ""
-        for line in process.stdout:
-            said += line
-            if match := re.search(r"http://[\w.:\[\]]+?:\d+", line):
-                yield match[0], process
-                return
-        assert process.stderr is not None
-        raise AssertionError(f"ken serve did not start: {said}{process.stderr.read()}")
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGINT)
-        try:
-            process.communicate(timeout=SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
+        yield lambda service, **options: stack.enter_context(running(service, **options))

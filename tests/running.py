@@ -26,7 +26,13 @@ def running(service: Service, **options: Any) -> Iterator[str]:
     """The application over `service`, with options of `create_app`, on loopback; yields its address."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(
-            uvicorn.Config(create_app(service, **options), log_level="critical", timeout_keep_alive=75)
+            uvicorn.Config(
+                create_app(service, **options),
+                log_level="critical",
+                timeout_keep_alive=75,
+                timeout_graceful_shutdown=3,  # for event streams that a test leaves open
+                lifespan="on",
+            )
         )
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()  # the socket listens already: what is asked before the server is up waits there

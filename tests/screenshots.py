@@ -10,9 +10,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from browser import DESK, PHONE, Chromium, serving
+from browser import DESK, PHONE, Chromium
 from capitals import run_ken
 from playwright.sync_api import Page, sync_playwright
+from running import running
 
 from ken.core import Sampling
 from ken.models import load_model
@@ -38,7 +39,7 @@ def main(out: Path) -> None:
             data=folder / "data",
             sampling=SAMPLING,
         )
-        with serving(service) as address, sync_playwright() as playwright:
+        with running(service) as address, sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
             take(Chromium(browser), address, out)
 

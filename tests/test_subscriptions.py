@@ -14,9 +14,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-from browser import PHONE, Chromium, ken_serve
+from browser import PHONE, Chromium
 from capitals import environment, run_ken
 from mail_server import MailServer, mail
+from running import ken_serve
 
 from ken.core import BadInput, SourceError
 from ken.papers.feed import Journal
@@ -439,14 +440,13 @@ def test_a_mail_server_that_is_down_is_said_and_the_log_names_nobody(tmp_path, m
         '[papers.digest]\nhost = "127.0.0.1"\nport = 9\nsecurity = "none"\nsender = "ken@example.org"\n'
         'url = "https://ken.example.org"\n'
     )
-    with ken_serve(cwd=tmp_path) as (address, process):
-        reply = httpx.post(f"{address}/subscribe", data={"address": "ada@example.com"}, timeout=60)
+    with ken_serve(folder=tmp_path) as server:
+        reply = httpx.post(f"{server.address}/subscribe", data={"address": "ada@example.com"}, timeout=60)
         assert reply.status_code == 503
         assert "the mail cannot be sent now; try again later" in reply.text
-        process.send_signal(signal.SIGINT)
-        said = process.communicate(timeout=60)[1]
-    assert "no mail server answers at 127.0.0.1 port 9" in said
-    assert "ada" not in said
+        server.end(signal.SIGINT)
+        assert "no mail server answers at 127.0.0.1 port 9" in server.log
+        assert "ada" not in server.log
 
 
 def test_a_server_without_mail_says_so_and_offers_the_feed(served, tmp_path):

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-from browser import PHONE, SECONDS, faults, ken_serve, serving
+from browser import PHONE, SECONDS, faults
 from capitals import CAPITALS, build_index, reply, serve
 from faulty_server import FaultyServer
+from running import ken_serve, running
 
 import ken
 from ken.core import ModelError, Passage
@@ -204,7 +205,7 @@ def test_a_model_that_fails_is_said_in_place_and_the_question_is_not_lost(chromi
 
 
 def test_a_server_that_is_gone_is_said_in_place(chromium, service):
-    with serving(service) as address:
+    with running(service) as address:
         page = chromium.page(address + "/ask")
         page.locator("#send:enabled").wait_for()
     exchange = ask(page, "What is the capital of Peru?")
@@ -294,7 +295,7 @@ def test_uploaded_files_become_an_index_that_can_be_asked_at_once_and_after_a_re
     table = "".join(
         f'{{"id": "{land}", "contents": "The capital of {land} is {city}."}}\n' for land, city in CAPITALS.items()
     )
-    with serving(fresh()) as address:
+    with running(fresh()) as address:
         page = chromium.page(address + "/ask")
         said = upload(
             page,
@@ -307,7 +308,7 @@ def test_uploaded_files_become_an_index_that_can_be_asked_at_once_and_after_a_re
         assert page.get_by_label("Index", exact=True).input_value() == "моё-дело"
         assert page.get_by_label("Strategy").input_value() == "adaptive"
         assert ask(page, "What is the capital of Cuba?").locator(".answer-text").inner_text() == "Havana"
-    with serving(fresh()) as address:
+    with running(fresh()) as address:
         page = chromium.page(address + "/ask")
         assert ask(page, "What is the capital of Cuba?").locator(".answer-text").inner_text() == "Havana"
 
@@ -427,23 +428,10 @@ def test_leftovers_of_a_server_that_was_killed_are_removed(tmp_path, served):
 
 @pytest.mark.slow
 def test_ken_serve_answers_in_the_browser_through_an_endpoint(chromium, tmp_path):
-    index = build_index(tmp_path / "capitals")
+    arguments = ("--model", "openai/m", "--upstream-key", "k", "--index", build_index(tmp_path / "capitals"))
     with (
         FaultyServer(serve) as upstream,
-        ken_serve(
-            "--model",
-            "openai/m",
-            "--base-url",
-            upstream.base_url,
-            "--upstream-key",
-            "k",
-            "--index",
-            index,
-            cwd=tmp_path,
-        ) as (
-            address,
-            _,
-        ),
+        ken_serve(*arguments, "--base-url", upstream.base_url, folder=tmp_path) as server,
     ):
-        page = chromium.page(address + "/")
+        page = chromium.page(server.address + "/")
         assert ask(page, "What is the capital of Ghana?").locator(".answer-text").inner_text() == "Accra"

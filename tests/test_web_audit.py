@@ -11,9 +11,10 @@ import threading
 
 import httpx
 import pytest
-from browser import PHONE, SECONDS, faults, ken_serve, serving
+from browser import PHONE, SECONDS, faults
 from capitals import CAPITALS, KNOWN, QUESTIONS, build_index, reply, serve, write_questions
 from faulty_server import FaultyServer, Hang
+from running import ken_serve, running
 
 import ken
 from ken.core import ModelError, Question
@@ -138,14 +139,14 @@ def test_progress_is_shown_and_an_audit_is_cancelled_and_goes_on(chromium, serve
 
 def test_an_audit_goes_on_after_a_restart_of_the_server(chromium, tmp_path):
     model = Gated(answers=20)
-    with serving(make_service(tmp_path, model)) as address:
+    with running(make_service(tmp_path, model)) as address:
         order(chromium.page(address + "/audit"), "night")
         assert model.waits.wait(SECONDS)
         chromium.close_pages()
     log = tmp_path / "data/audits/night/run/trajectories.jsonl"
     before = log.read_text()
     assert 0 < len(before.splitlines()) < ATTEMPTS
-    with serving(make_service(tmp_path)) as address:
+    with running(make_service(tmp_path)) as address:
         page = chromium.page(address + "/audit/night")
         page.locator(".report").wait_for()
         assert page.locator(".badge", has_text="done").is_visible()
@@ -176,17 +177,17 @@ def test_an_audit_goes_on_after_the_server_was_killed(chromium, tmp_path):
         tmp_path / "data",
     )
     with FaultyServer(plan) as upstream:
-        with ken_serve(*arguments, "--base-url", upstream.base_url, cwd=tmp_path) as (address, process):
-            order(chromium.page(address + "/audit"), "night")
+        with ken_serve(*arguments, "--base-url", upstream.base_url, folder=tmp_path) as server:
+            order(chromium.page(server.address + "/audit"), "night")
             assert held.wait(SECONDS)
-            process.kill()
-            process.wait()
+            server.process.kill()
+            server.process.wait()
         chromium.close_pages()
         log = tmp_path / "data/audits/night/run/trajectories.jsonl"
         before = log.read_text()
         released.set()
-        with ken_serve(*arguments, "--base-url", upstream.base_url, cwd=tmp_path) as (address, _):
-            page = chromium.page(address + "/audit/night")
+        with ken_serve(*arguments, "--base-url", upstream.base_url, folder=tmp_path) as server:
+            page = chromium.page(server.address + "/audit/night")
             page.locator(".report").wait_for()
     assert log.read_text().startswith(before)
     assert len(log.read_text().splitlines()) == ATTEMPTS

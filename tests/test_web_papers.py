@@ -17,9 +17,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from browser import DESK, PHONE, SECONDS, Chromium, ken_serve
+from browser import DESK, PHONE, SECONDS, Chromium
 from fake_paper import SLUG
 from playwright.sync_api import expect
+from running import ken_serve
 
 import ken.papers
 from ken.papers.catalogue import rows, shipped
@@ -383,14 +384,13 @@ def test_a_smoke_run_ends_with_the_server_also_when_that_is_killed(
     chromium: Chromium, fake_row: Path, ending: signal.Signals
 ) -> None:
     hold = fake_row / "held"
-    with ken_serve(cwd=fake_row, FAKE_HOLD=str(hold), PYTHONPATH=os.environ["PYTHONPATH"]) as (address, server):
-        page = chromium.page(f"{address}/papers/{SLUG}")
+    with ken_serve(folder=fake_row, FAKE_HOLD=str(hold), PYTHONPATH=os.environ["PYTHONPATH"]) as server:
+        page = chromium.page(f"{server.address}/papers/{SLUG}")
         page.get_by_role("button", name="Start the smoke run").click()
         expect(page.locator("#smoke .badge")).to_have_text("running")
         job = held(hold)
         page.goto("about:blank")  # whose events would keep the server waiting for them
-        server.send_signal(ending)
-        server.wait(SECONDS)
+        server.end(ending)
         assert select.select([job], [], [], SECONDS)[0], "the job goes on without its server"
     os.close(job)
 
