@@ -42,10 +42,10 @@ def arguments(upstream: FaultyServer, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @contextmanager
-def listening(arguments: list[str], *more: str) -> Iterator[str]:
+def listening(arguments: list[str], *more: str, cwd: Path | None = None) -> Iterator[str]:
     """The address of a process that serves HTTP."""
     process = subprocess.Popen(
-        [*arguments, "--http", "--port", "0", *more], env=environment(), stdout=subprocess.PIPE, text=True
+        [*arguments, "--http", "--port", "0", *more], env=environment(), stdout=subprocess.PIPE, text=True, cwd=cwd
     )
     try:
         assert process.stdout is not None
@@ -354,6 +354,21 @@ def test_a_key_opens_it_and_nothing_else_does(arguments: list[str]) -> None:
                 yield client
 
         within(with_key, body)
+
+
+def test_the_key_of_the_model_in_the_settings_is_sent_to_the_model_and_not_asked_of_clients(
+    upstream: FaultyServer, tmp_path: Path
+) -> None:
+    settings = f'model = "openai/m"\nbase_url = "{upstream.base_url}"\napi_key = "of-the-model"\n'
+    (tmp_path / "ken.toml").write_text(settings)
+
+    async def body(client: Client) -> None:
+        result = await client.call_tool("ask", {"question": "What is the capital of Peru?", "strategy": "direct"})
+        assert not result.is_error
+
+    with listening(command("mcp"), cwd=tmp_path) as url:
+        within(lambda: Client(url), body)
+    assert upstream.requests[-1].headers["authorization"] == "Bearer of-the-model"
 
 
 @pytest.mark.parametrize(

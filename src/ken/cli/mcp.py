@@ -15,29 +15,16 @@ from ken.core.errors import BadInput, Unsupported
 
 
 def mcp(  # noqa: PLR0917 (typer reads the options from the signature)
-    model: Annotated[
-        list[str] | None, typer.Option(metavar="SPEC", help="As for `ken ask`; may be repeated, the first is default.")
-    ] = None,
-    index: Annotated[
-        list[str] | None,
-        typer.Option(metavar="[NAME=]DIR|URL", help="An index or a /retrieve service; may be repeated."),
-    ] = None,
+    model: options.Models = None,
+    index: options.Indexes = None,
     http: Annotated[bool, typer.Option("--http", help="Streamable HTTP at /mcp, instead of stdin and stdout.")] = False,
     host: Annotated[str, typer.Option(help="For --http: the address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="For --http; 0 picks a free one.")] = 8081,
-    api_key: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KEY",
-            help="For --http: clients must show it; may be repeated. Default: $KEN_API_KEY (spaces between several).",
-        ),
-    ] = None,
+    client_key: options.ClientKey = None,
     results: Annotated[Path, typer.Option(help="Folder of the papers' results.")] = Path("results"),
     top_k: options.TopK = 3,
     base_url: options.BaseUrl = None,
-    upstream_key: Annotated[
-        str | None, typer.Option(help="For openai/…: the key of the model's server; default: $OPENAI_API_KEY.")
-    ] = None,
+    api_key: options.UpstreamKey = None,
     device: options.Device = None,
     timeout: options.Timeout = None,
     control_tokens: options.ControlTokens = None,
@@ -47,13 +34,12 @@ def mcp(  # noqa: PLR0917 (typer reads the options from the signature)
     A client starts it as a command and talks to it over stdin and stdout; with --http it listens instead.
     """
     from ken.agents.ask import open_sources
-    from ken.cli.serve import named_index
     from ken.models import load_model
 
     if not model and not index:
         raise BadInput("there is nothing to serve: name a model with --model SPEC, an index with --index DIR, or both")
     given = options.given(
-        base_url=base_url, api_key=upstream_key, device=device, timeout=timeout, control_tokens=control_tokens
+        base_url=base_url, api_key=api_key, device=device, timeout=timeout, control_tokens=control_tokens
     )
     try:
         import anyio
@@ -67,7 +53,7 @@ def mcp(  # noqa: PLR0917 (typer reads the options from the signature)
     with redirect_stdout(sys.stderr):  # the client reads stdout, and understands nothing but MCP
         service = Service(
             [load_model(spec, **given) for spec in model or ()],
-            indexes=dict(named_index(text) for text in index or ()),
+            indexes=dict(options.named_index(text) for text in index or ()),
             results=results,
             top_k=top_k,
         )
@@ -76,7 +62,7 @@ def mcp(  # noqa: PLR0917 (typer reads the options from the signature)
     server = create_server(service)
     if http:
         listen(
-            create_http_app(server, host=host, keys=keys_of(api_key)),
+            create_http_app(server, host=host, keys=keys_of(client_key)),
             host=host,
             port=port,
             what="Ken's MCP server",

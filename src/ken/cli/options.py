@@ -22,6 +22,28 @@ Model = Annotated[
 Index = Annotated[
     str, typer.Option(metavar="DIR|URL", help="The folder of an index, or the address of a /retrieve service.")
 ]
+# Of commands that serve.
+Models = Annotated[
+    list[str] | None, typer.Option(metavar="SPEC", help="As for `ken ask`; may be repeated, the first is default.")
+]
+Indexes = Annotated[
+    list[str] | None,
+    typer.Option(metavar="[NAME=]DIR|URL", help="An index or a /retrieve service; may be repeated."),
+]
+# Their parameters are `client_key` and `api_key`: in ken.toml, `api_key` is the model's server's for every command.
+ClientKey = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--api-key",
+        metavar="KEY",
+        help="Clients must show it over HTTP; may be repeated. Default: $KEN_API_KEY, which keeps it out of the "
+        "shell's history (several with spaces between).",
+    ),
+]
+UpstreamKey = Annotated[
+    str | None,
+    typer.Option("--upstream-key", help="For openai/…: the key of the model's server; default: $OPENAI_API_KEY."),
+]
 TopK = Annotated[int, typer.Option("--top-k", "-k", help="Passages per search.")]
 BaseUrl = Annotated[str | None, typer.Option(help="Of the server for openai/…; default: $OPENAI_BASE_URL.")]
 ApiKey = Annotated[
@@ -94,3 +116,17 @@ def sampling(temperature: float, max_tokens: int, seed: int) -> Sampling:
 def given(**options: Any) -> dict[str, Any]:
     """The options that were given, without those left at None."""
     return {name: value for name, value in options.items() if value is not None}
+
+
+def named_index(text: str) -> tuple[str, str]:
+    """What `Indexes` takes: `NAME=DIR`, or a folder under its own name. Raises `BadInput`."""
+    from pathlib import Path
+
+    from ken.core import BadInput
+
+    name, equals, place = text.partition("=")
+    if not equals or "/" in name:
+        name, place = Path(text.rstrip("/")).name, text
+    if not name or not place:
+        raise BadInput(f"--index {text!r} names nothing; it looks like --index DIR or --index NAME=DIR")
+    return name, place

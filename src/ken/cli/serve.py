@@ -18,13 +18,8 @@ MEBIBYTE = 1024 * 1024
 
 def serve(  # noqa: PLR0917 (typer reads the options from the signature)
     context: typer.Context,
-    model: Annotated[
-        list[str] | None, typer.Option(metavar="SPEC", help="As for `ken ask`; may be repeated, the first is default.")
-    ] = None,
-    index: Annotated[
-        list[str] | None,
-        typer.Option(metavar="[NAME=]DIR|URL", help="An index or a /retrieve service; may be repeated."),
-    ] = None,
+    model: options.Models = None,
+    index: options.Indexes = None,
     strategy: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Offer only this one; may be repeated. Default: all.")
     ] = None,
@@ -32,15 +27,7 @@ def serve(  # noqa: PLR0917 (typer reads the options from the signature)
         str, typer.Option(help="Address to listen on; one that others can reach needs a key.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")] = 8080,
-    client_key: Annotated[  # not `api_key`, which in ken.toml is that of the model's server for every command
-        list[str] | None,
-        typer.Option(
-            "--api-key",
-            metavar="KEY",
-            help="Clients must show it; may be repeated. Default: $KEN_API_KEY, which keeps it out of the shell's "
-            "history (several with spaces between).",
-        ),
-    ] = None,
+    client_key: options.ClientKey = None,
     rate: Annotated[
         float | None, typer.Option(metavar="N", help="Requests a minute that one key or address may make.")
     ] = None,
@@ -64,10 +51,7 @@ def serve(  # noqa: PLR0917 (typer reads the options from the signature)
     temperature: options.Temperature = 0.0,
     max_tokens: options.MaxTokens = 512,
     base_url: options.BaseUrl = None,
-    api_key: Annotated[
-        str | None,
-        typer.Option("--upstream-key", help="For openai/…: the key of the model's server; default: $OPENAI_API_KEY."),
-    ] = None,
+    api_key: options.UpstreamKey = None,
     device: options.Device = None,
     timeout: options.Timeout = None,
     control_tokens: options.ControlTokens = None,
@@ -106,7 +90,7 @@ def serve(  # noqa: PLR0917 (typer reads the options from the signature)
     service = Service(
         # A model behind an address gets as many requests at once as there are questions.
         [load_model(spec, **given, **_at_once(spec, concurrency)) for spec in model or ()],
-        indexes=dict(named_index(text) for text in index or ()),
+        indexes=dict(options.named_index(text) for text in index or ()),
         data=data,
         runs=runs,
         results=results,
@@ -139,13 +123,3 @@ def _mail(context: typer.Context) -> Smtp | None:
     smtp = settings(**given)
     password(smtp)  # now, not when the first visitor subscribes
     return smtp
-
-
-def named_index(text: str) -> tuple[str, str]:
-    """`NAME=DIR`, or a folder under its own name."""
-    name, equals, place = text.partition("=")
-    if not equals or "/" in name:
-        name, place = Path(text.rstrip("/")).name, text
-    if not name or not place:
-        raise BadInput(f"--index {text!r} names nothing; it looks like --index DIR or --index NAME=DIR")
-    return name, place
