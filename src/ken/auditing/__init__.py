@@ -4,7 +4,8 @@ from ken.auditing.api import audit, rescore
 from ken.auditing.compare import Comparison, compare_audits
 from ken.auditing.folder import AuditSettings
 from ken.auditing.frame import load_audit
-from ken.auditing.measure import AuditReport, measure
+from ken.auditing.measure import measure
+from ken.auditing.report import AuditReport
 from ken.auditing.run import Progress
 
 __all__ = [

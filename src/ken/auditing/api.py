@@ -13,7 +13,8 @@ from ken.auditing.cluster import Recipe, run_audit_on_cluster
 from ken.auditing.folder import LOG, REPORT, AuditSettings, check_keepable, digest, read_settings, save, write_settings
 from ken.auditing.html import render_html
 from ken.auditing.log import read_log
-from ken.auditing.measure import AuditReport, measure
+from ken.auditing.measure import measure
+from ken.auditing.report import AuditReport
 from ken.auditing.run import DIRECT, Progress, run_audit
 from ken.auditing.verdicts import NO_VERDICTS, judge_answers, read_verdicts
 from ken.core import BadInput, Question, Sampling

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ken.auditing.folder import LOG, read_settings
+from ken.auditing.judged import judged_right
 from ken.auditing.log import read_log
-from ken.auditing.measure import judged_right
 from ken.auditing.verdicts import Verdicts, read_verdicts
 from ken.core import Question, Trajectory, Unsupported
 from ken.metrics import exact_match, substring_match, token_f1

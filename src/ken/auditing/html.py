@@ -9,7 +9,7 @@ from itertools import groupby
 from markupsafe import Markup
 
 from ken.auditing import charts
-from ken.auditing.measure import AuditReport, Boundary, StrategyReport
+from ken.auditing.report import AuditReport, Boundary, StrategyReport
 from ken.core import Trajectory
 from ken.metrics import SearchUse
 

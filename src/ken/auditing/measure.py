@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from statistics import fmean, median
-from typing import Literal
 
 from ken.auditing.folder import AuditSettings
+from ken.auditing.grouped import Grouped, Oracles, grouped
+from ken.auditing.judged import judge_notes, judged_accuracies
+from ken.auditing.report import (
+    AuditReport,
+    Boundary,
+    Calibration,
+    Cost,
+    Example,
+    JudgedAccuracy,
+    StrategyReport,
+)
 from ken.auditing.run import DIRECT
-from ken.auditing.verdicts import NO_VERDICTS, Verdicts, answer_key, to_judge
+from ken.auditing.verdicts import NO_VERDICTS, Verdicts
 from ken.core import Question, Trajectory
-from ken.core.frozen import Frozen
 from ken.metrics import (
-    AwareScores,
-    Interval,
-    ReliabilityBin,
-    SearchUseCounts,
     answer_in_passages,
     auroc,
     bootstrap_difference,
@@ -28,8 +32,6 @@ from ken.metrics import (
     f1_aware,
     f1_aware_interval,
     normalize_answer,
-    oracle_greedy,
-    oracle_ksample,
     recall_at_k,
     reliability,
     risk_coverage,
@@ -39,139 +41,6 @@ from ken.metrics import (
 )
 
 BINS = 10
-
-
-class Cost(Frozen):
-    """Means per question that was answered; seconds are wall time under the audit's concurrency, waiting included."""
-
-    searches: float
-    model_calls: float
-    prompt_tokens: float
-    completion_tokens: float
-    seconds_median: float
-
-
-class Boundary(Frozen):
-    """How well a strategy's decisions and searches fit what the model can answer alone, by one oracle.
-
-    oracle: "samples" (share of right closed-book samples ≥ threshold, SubEM) or "greedy" (the one closed-book answer,
-    EM).
-    """
-
-    oracle: str
-    questions: int
-    aware: AwareScores
-    aware_interval: Interval
-    use: SearchUseCounts
-
-
-class JudgedAccuracy(Frozen):
-    """Share of the answers that are right by a judge: one that equals a gold is, one that is missing is not, of the
-    others the judge says it (card 40).
-
-    answers: those with a verdict, over which `accuracy` is the mean; None without any. interval: Wilson's, at 95%.
-    gain: accuracy minus that of closed book on the same questions. unreadable: answers about which the judge said
-    nothing that could be read; unjudged: about which it was not asked, or did not answer. Both are left out.
-    """
-
-    accuracy: float | None
-    interval: Interval | None
-    gain: Interval | None
-    answers: int
-    unreadable: int
-    unjudged: int
-
-
-class StrategyReport(Frozen):
-    """One strategy on all questions. Fields are None where nothing can be measured.
-
-    questions: attempts made; of these `failed` (model or search engine did not answer) are counted and else left out.
-    answered, unfinished: attempts with and without an answer. malformed: attempts with output that broke the protocol.
-    scored: attempts at questions with golds, over which `em`, `sub_em` and `f1` are means; one without an answer is
-    wrong.
-    em_gain: exact match minus that of closed book on the same questions. judged: where there was a judge.
-    recall: mean share of the gold documents among all passages seen, over attempts that searched and questions that
-    name gold documents. answer_found: share of the scored attempts that searched whose passages hold a gold.
-    """
-
-    strategy: str
-    questions: int
-    answered: int
-    failed: int
-    unfinished: int
-    malformed: int
-    scored: int
-    em: float | None
-    sub_em: float | None
-    f1: float | None
-    em_gain: Interval | None
-    judged: JudgedAccuracy | None = None
-    recall: float | None
-    answer_found: float | None
-    cost: Cost | None
-    boundaries: tuple[Boundary, ...]
-
-
-class Calibration(Frozen):
-    """How well one confidence tells right from wrong. `what` says which confidence, and what counts as right.
-
-    accuracy: share right. auroc, ece (10 bins of equal width), brier, aurc, bins, coverage, risk: see `ken.metrics`.
-    """
-
-    name: str
-    what: str
-    questions: int
-    accuracy: float
-    auroc: float | None
-    ece: float
-    brier: float
-    aurc: float
-    bins: tuple[ReliabilityBin, ...]
-    coverage: tuple[float, ...]
-    risk: tuple[float, ...]
-
-
-class Example(Frozen):
-    """A question worth looking at. `kind` is "harmful", "missed" or "wasted" (see `SearchUse`), or "malformed";
-    `solve_rate` the share of right closed-book samples.
-    """
-
-    kind: str
-    strategy: str
-    question_id: str
-    solve_rate: float | None
-
-
-class AuditReport(Frozen):
-    """Everything an audit measured. Written to `audit.json`.
-
-    unasked: attempts that were not made, because the run was interrupted or gave up. known: share of the questions with
-    golds that the model can answer alone, by `oracle` ("samples", or "greedy" where there are none), with the Wilson
-    interval at 95%. failures: (question id, strategy, error) of each failed attempt.
-    """
-
-    settings: AuditSettings
-    questions: int
-    with_golds: int
-    unasked: int
-    oracle: str | None
-    known: float | None
-    known_interval: tuple[float, float] | None
-    strategies: tuple[StrategyReport, ...]
-    calibration: tuple[Calibration, ...]
-    examples: tuple[Example, ...]
-    failures: tuple[tuple[str, str, str], ...]
-    notes: tuple[str, ...]
-
-    @property
-    def failed(self) -> int:
-        """Attempts that failed, closed-book samples included."""
-        return len(self.failures)
-
-    @property
-    def unjudged(self) -> int:
-        """Answers that a judge should have judged and did not."""
-        return sum(s.judged.unjudged for s in self.strategies if s.judged)
 
 
 def measure(
@@ -185,20 +54,8 @@ def measure(
     found = grouped(trajectories, settings)
     everything, questions, samples, greedy = found.everything, found.questions, found.samples, found.greedy
     oracles, rates = found.oracles, found.rates
-    reports = [
-        _strategy(name, greedy[name], everything, oracles, greedy.get(DIRECT, {})) for name in settings.strategies
-    ]
-    if settings.judge:
-        judged = {
-            name: {i: judged_right(t, verdicts) for i, t in ts.items() if t.question.answers}
-            for name, ts in greedy.items()
-        }
-        reports = [
-            report.model_copy(update={"judged": _judged(report.strategy, judged)})
-            if judged[report.strategy]
-            else report
-            for report in reports
-        ]
+    judged = judged_accuracies(greedy, verdicts) if settings.judge else {}
+    reports = [_strategy(name, found, judged.get(name)) for name in settings.strategies]
     oracle, known = next(iter(oracles.items()), (None, {}))
     unasked = max(0, settings.attempts - len(everything))
     return AuditReport(
@@ -213,51 +70,8 @@ def measure(
         calibration=tuple(_calibrations(questions, samples, greedy, oracles)),
         examples=tuple(_examples(greedy, oracles, rates, everything, examples)),
         failures=tuple((t.question.id, _label(t), str(t.error)) for t in everything if t.error is not None),
-        notes=(*_notes(questions, settings, oracles, unasked), *_judge_notes(reports, settings, verdicts)),
+        notes=(*_notes(questions, settings, oracles, unasked), *judge_notes(judged.values(), settings.judge, verdicts)),
     )
-
-
-@dataclass(frozen=True)
-class Grouped:
-    """The attempts of an audit by what they are for. everything: all of them, in the order of question ids. Without
-    those that failed: samples, the closed-book ones by question; greedy, those that count by strategy and question.
-    oracles: what the model can answer alone, the best oracle first. rates: share of right closed-book samples."""
-
-    everything: list[Trajectory]
-    questions: dict[str, Question]
-    samples: dict[str, list[Trajectory]]
-    greedy: dict[str, dict[str, Trajectory]]
-    oracles: Oracles
-    rates: dict[str, float]
-
-    @property
-    def known(self) -> dict[str, bool]:
-        """Per question, whether the model can answer it alone, by the best oracle; without those it cannot be said
-        of."""
-        return next(iter(self.oracles.values()), {})
-
-
-def grouped(trajectories: Iterable[Trajectory], settings: AuditSettings) -> Grouped:
-    """The attempts of an audit, sorted out."""
-    # In the order of ids, so that bootstrap intervals do not depend on which attempt finished first.
-    everything = sorted(trajectories, key=lambda t: (t.question.id, t.sample is not None, t.sample or 0))
-    questions = {t.question.id: t.question for t in everything}
-    samples: dict[str, list[Trajectory]] = {}
-    greedy: dict[str, dict[str, Trajectory]] = {name: {} for name in settings.strategies}
-    for t in everything:
-        if t.error is not None:
-            continue
-        if t.sample is not None:
-            samples.setdefault(t.question.id, []).append(t)
-        elif t.strategy in greedy:
-            greedy[t.strategy][t.question.id] = t
-    rates = {
-        i: fmean(substring_match(t.answer, questions[i].answers) for t in ts)
-        for i, ts in samples.items()
-        if questions[i].answers
-    }
-    oracles = _oracles(questions, samples, greedy.get(DIRECT, {}), settings)
-    return Grouped(everything, questions, samples, greedy, oracles, rates)
 
 
 def _wilson(known: Iterable[bool]) -> tuple[float, float] | None:
@@ -268,33 +82,8 @@ def _wilson(known: Iterable[bool]) -> tuple[float, float] | None:
     return interval.low, interval.high
 
 
-Oracles = dict[str, dict[str, bool]]
-"""Per oracle: can the model answer this question alone?"""
-
-
-def _oracles(
-    questions: dict[str, Question],
-    samples: dict[str, list[Trajectory]],
-    direct: dict[str, Trajectory],
-    settings: AuditSettings,
-) -> Oracles:
-    """The oracles there is data for, the best first. A question counts only when all its samples were answered."""
-    by_samples = {
-        i: oracle_ksample([t.answer for t in ts], questions[i].answers, settings.threshold)
-        for i, ts in samples.items()
-        if questions[i].answers and len(ts) == settings.samples
-    }
-    by_greedy = {i: oracle_greedy(t.answer, questions[i].answers) for i, t in direct.items() if questions[i].answers}
-    return {name: known for name, known in (("samples", by_samples), ("greedy", by_greedy)) if known}
-
-
-def _strategy(
-    name: str,
-    attempts: dict[str, Trajectory],
-    everything: Sequence[Trajectory],
-    oracles: Oracles,
-    direct: dict[str, Trajectory],
-) -> StrategyReport:
+def _strategy(name: str, found: Grouped, judged: JudgedAccuracy | None) -> StrategyReport:
+    attempts, direct, everything = found.greedy[name], found.greedy.get(DIRECT, {}), found.everything
     ts = list(attempts.values())
     scored = [t for t in ts if t.question.answers]
     supported = [t for t in ts if t.question.supporting_ids and t.searches]
@@ -314,53 +103,16 @@ def _strategy(
         em_gain=bootstrap_difference([_em(t) for t in paired], [_em(direct[t.question.id]) for t in paired])
         if name != DIRECT and paired
         else None,
+        judged=judged,
         recall=_mean(_recall(t) for t in supported),
         answer_found=_mean(answer_in_passages(t.passages, t.question.answers) for t in looked),
         cost=_cost(ts) if ts else None,
         boundaries=tuple(
-            _boundary(oracle, known, attempts) for oracle, known in oracles.items() if known.keys() & attempts.keys()
+            _boundary(oracle, known, attempts)
+            for oracle, known in found.oracles.items()
+            if known.keys() & attempts.keys()
         ),
     )
-
-
-Judgement = bool | Literal["unreadable", "unjudged"]
-
-
-def judged_right(t: Trajectory, verdicts: Verdicts) -> Judgement:
-    """Whether an attempt is right by a judge, or why that is not known."""
-    if t.answer is None or not to_judge(t):
-        return bool(_em(t))
-    verdict = verdicts.said.get(answer_key(t.question, t.answer), "unjudged")
-    return "unreadable" if verdict is None else verdict  # type: ignore[return-value]
-
-
-def _judged(name: str, judged: dict[str, dict[str, Judgement]]) -> JudgedAccuracy:
-    known = {i: float(said) for i, said in judged[name].items() if isinstance(said, bool)}
-    direct = {i: float(said) for i, said in judged.get(DIRECT, {}).items() if isinstance(said, bool)}
-    paired = [i for i in known if i in direct]
-    said = list(judged[name].values())
-    return JudgedAccuracy(
-        accuracy=_mean(known.values()),
-        interval=wilson(round(sum(known.values())), len(known)) if known else None,
-        gain=bootstrap_difference([known[i] for i in paired], [direct[i] for i in paired])
-        if name != DIRECT and paired
-        else None,
-        answers=len(known),
-        unreadable=said.count("unreadable"),
-        unjudged=said.count("unjudged"),
-    )
-
-
-def _judge_notes(reports: Sequence[StrategyReport], settings: AuditSettings, verdicts: Verdicts) -> Iterable[str]:
-    judged = [report.judged for report in reports if report.judged]
-    if unreadable := sum(j.unreadable for j in judged):
-        yield f"The judge {settings.judge} said nothing readable about {unreadable} answers; they are left out."
-    if unjudged := sum(j.unjudged for j in judged):
-        why = f" ({verdicts.error.rstrip('.')})" if verdicts.error else ""
-        yield (
-            f"{unjudged} answers have no verdict of the judge {settings.judge}{why} and are left out; `ken audit` as "
-            "before asks about them again."
-        )
 
 
 def _boundary(oracle: str, known: dict[str, bool], attempts: dict[str, Trajectory]) -> Boundary:

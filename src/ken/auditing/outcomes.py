@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ken.auditing.folder import AuditSettings
-from ken.auditing.measure import grouped
+from ken.auditing.grouped import grouped
 from ken.core import Trajectory
 from ken.core.frozen import Frozen
 from ken.metrics import SearchUse, classify_search, decision_of, exact_match, token_f1

@@ -25,8 +25,9 @@ from ken.agents import Strategy
 from ken.auditing.api import checked, rescore, settings_of
 from ken.auditing.folder import LOG, REPORT, RUN, AuditSettings, read_settings, save
 from ken.auditing.log import Key, Place, read_attempt, read_log
-from ken.auditing.measure import AuditReport, measure
+from ken.auditing.measure import measure
 from ken.auditing.outcomes import Outcome, outcomes
+from ken.auditing.report import AuditReport
 from ken.auditing.run import Progress, run_audit
 from ken.auditing.verdicts import NO_VERDICTS, read_verdicts
 from ken.core import BadInput, KenError, Question, Sampling, Trajectory

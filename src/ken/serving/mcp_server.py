@@ -27,7 +27,8 @@ from ken.agents.ask import as_question
 from ken.agents.watch import Watch
 from ken.auditing.api import STRATEGIES as AUDITED
 from ken.auditing.folder import AuditSettings
-from ken.auditing.measure import StrategyReport, measure
+from ken.auditing.measure import measure
+from ken.auditing.report import StrategyReport
 from ken.auditing.run import DIRECT, Job, attempt_all
 from ken.core import (
     BadInput,
