@@ -13,6 +13,8 @@ from pydantic import ValidationError
 from ken.core import (
     Answer,
     Decision,
+    Entity,
+    GraphQuery,
     Malformed,
     Observation,
     Passage,
@@ -24,6 +26,7 @@ from ken.core import (
     Thought,
     ToolCall,
     Trajectory,
+    Triple,
     Usage,
 )
 
@@ -45,15 +48,25 @@ metas = st.dictionaries(texts, plain, max_size=3)
 passages = st.builds(
     Passage, id=texts, text=texts, title=texts, score=st.none() | numbers, document=texts, source=texts
 )
+origins = st.none() | st.sampled_from(["inside", "search", "graph", "tools"])
+entities = st.builds(Entity, id=texts, label=texts, literal=st.booleans())
+triples = st.builds(Triple, subject=entities, relation=texts, object=entities, score=st.none() | numbers)
 STEPS: dict[type, st.SearchStrategy[Any]] = {
     Thought: st.builds(Thought, text=texts),
-    Decision: st.builds(Decision, knows=st.none() | st.booleans(), rationale=texts, confidence=shares),
+    Decision: st.builds(Decision, knows=st.none() | st.booleans(), rationale=texts, confidence=shares, source=origins),
     Search: st.builds(Search, query=texts),
+    GraphQuery: st.builds(
+        GraphQuery, entity=entities, relation=st.none() | texts, direction=st.sampled_from([None, "out", "in"])
+    ),
     Observation: st.builds(
-        Observation, passages=st.lists(passages, max_size=2).map(tuple), note=texts, error=st.booleans()
+        Observation,
+        passages=st.lists(passages, max_size=2).map(tuple),
+        triples=st.lists(triples, max_size=2).map(tuple),
+        note=texts,
+        error=st.booleans(),
     ),
     ToolCall: st.builds(ToolCall, name=texts, arguments=metas),
-    Answer: st.builds(Answer, text=texts, confidence=shares),
+    Answer: st.builds(Answer, text=texts, confidence=shares, source=origins, partial=st.booleans()),
     Malformed: st.builds(Malformed, text=texts, problem=texts),
 }
 questions = st.builds(

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ken.agents.background import run
+from ken.agents.strategy import Strategy, check_sources
 from ken.core import BadInput, Question, Sampling, Trajectory
 from ken.models import Model, load_model
-from ken.sources import Retriever, Sources
-
-if TYPE_CHECKING:
-    from ken.agents import Strategy
+from ken.sources import KnowledgeGraph, Retriever, Sources
 
 
 def ask(
@@ -25,6 +24,7 @@ def ask(
     top_k: int = 3,
     sampling: Sampling = Sampling(),
     mcp: Sequence[str] = (),
+    graph: object = None,
     **model_options: Any,
 ) -> Trajectory:
     """Answer a question and say how: the trajectory holds the decision, the searches, the passages and the answer.
@@ -37,6 +37,8 @@ def ask(
     top_k: passages per search, ≥ 1.
     sampling: of every call of the model; greedy by default.
     mcp: servers whose tools the strategy "tools" may use beside its own: command lines or http(s) addresses.
+    graph: for strategies that walk one: a file of triples, the folder of a graph, the URL of a SPARQL endpoint, or a
+        `KnowledgeGraph`.
 
     Raises `BadInput` for what cannot work as given. A model that does not answer gives a trajectory with `error` set.
     """
@@ -49,6 +51,7 @@ def ask(
             top_k=top_k,
             sampling=sampling,
             mcp=mcp,
+            graph=graph,
             **model_options,
         )
     )
@@ -63,48 +66,36 @@ async def ask_async(
     top_k: int = 3,
     sampling: Sampling = Sampling(),
     mcp: Sequence[str] = (),
+    graph: object = None,
     **model_options: Any,
 ) -> Trajectory:
     """`ask` as a coroutine, for programs that have an event loop. Questions that are asked together share one model:
     load it once and pass it."""
-    from ken.agents import load_strategy
-
-    if mcp:
-        return await _ask_with_tools(
-            question,
-            model=model,
-            index=index,
-            strategy=strategy,
-            top_k=top_k,
-            sampling=sampling,
-            mcp=mcp,
-            **model_options,
-        )
-    chosen = load_strategy(strategy) if isinstance(strategy, str) else strategy
     asked = as_question(question)
     if not isinstance(model, str | Model):
         raise BadInput(f"a model is a spec such as 'openai/gpt-4o-mini' or a loaded model, not {type(model).__name__}")
-    if chosen.needs_search and index is None:
-        raise BadInput(
-            f"the strategy {chosen.name!r} searches, but no index was given; name one, or use the strategy 'direct'"
-        )
-    sources = open_sources(index, top_k)
-    loaded: Model | None = None
-    try:
-        # Loading takes seconds; in a thread, so that questions of others on the same loop go on.
-        loaded = await asyncio.to_thread(load_model, model, **model_options) if isinstance(model, str) else model
-        return await chosen.run(asked, loaded, sources, sampling=sampling)
-    finally:
-        if loaded is not None and loaded is not model:
-            await loaded.close()
-        if sources.search is not None and sources.search is not index:
-            await sources.search.close()
+    async with _with_tools(strategy, mcp, search=index is not None) as chosen:
+        sources = open_sources(index, top_k, graph)
+        loaded: Model | None = None
+        try:
+            check_sources([chosen], sources)
+            # Loading takes seconds; in a thread, so that questions of others on the same loop go on.
+            loaded = await asyncio.to_thread(load_model, model, **model_options) if isinstance(model, str) else model
+            return await chosen.run(asked, loaded, sources, sampling=sampling)
+        finally:
+            if loaded is not None and loaded is not model:
+                await loaded.close()
+            await close_sources(sources, keep=(index, graph))
 
 
-async def _ask_with_tools(
-    question: str | Question, *, index: object, strategy: str | Strategy, mcp: Sequence[str], **how: Any
-) -> Trajectory:
-    """`ask_async` with the tools of MCP servers, which run as long as it takes."""
+@asynccontextmanager
+async def _with_tools(strategy: str | Strategy, mcp: Sequence[str], *, search: bool) -> AsyncIterator[Strategy]:
+    """The strategy, with the tools of MCP servers, which run as long as the context lasts. search: whether it may."""
+    from ken.agents import load_strategy
+
+    if not mcp:
+        yield load_strategy(strategy) if isinstance(strategy, str) else strategy
+        return
     from ken.agents.tools import RESERVED, ToolLoop
     from ken.sources.tools.mcp import open_mcp_tools
 
@@ -113,8 +104,7 @@ async def _ask_with_tools(
     if isinstance(mcp, str):
         raise BadInput("mcp is a list of servers; put the one that you have into a list")
     async with open_mcp_tools(mcp, taken=RESERVED) as found:
-        loop = ToolLoop(search=index is not None, more=found.tools, problems=found.problems)
-        return await ask_async(question, index=index, strategy=loop, **how)
+        yield ToolLoop(search=search, more=found.tools, problems=found.problems)
 
 
 def as_question(question: str | Question) -> Question:
@@ -130,21 +120,41 @@ def as_question(question: str | Question) -> Question:
     return Question(id="ask", text=question)
 
 
-def open_sources(index: object, top_k: int) -> Sources:
-    """What was given as an index, ready for strategies. Raises `BadInput` for top_k < 1, `SourceError` for a broken
-    index.
+def open_sources(index: object, top_k: int, graph: object = None) -> Sources:
+    """What was given as an index and as a graph, ready for strategies. Raises `BadInput` for top_k < 1, `SourceError`
+    for a broken index or graph.
     """
     if top_k < 1:
         raise BadInput(f"top_k is {top_k}; a search must return at least one passage")
-    if index is None:
-        return Sources(top_k=top_k)
+    return Sources(search=_open_search(index), top_k=top_k, graph=_open_graph(graph))
+
+
+async def close_sources(sources: Sources, *, keep: Iterable[object]) -> None:
+    """Close what `open_sources` opened; those in `keep` were open before."""
+    kept = [id(one) for one in keep]
+    for source in (sources.search, sources.graph):
+        if source is not None and id(source) not in kept:
+            await source.close()
+
+
+def _open_search(index: object) -> Retriever | None:
+    if index is None or isinstance(index, Retriever):
+        return index
     from ken.sources.search.index import Index
     from ken.sources.search.retriever import IndexRetriever, open_retriever
 
     if isinstance(index, str | Path):
-        return Sources(search=open_retriever(index), top_k=top_k)
+        return open_retriever(index)
     if isinstance(index, Index):
-        return Sources(search=IndexRetriever(index), top_k=top_k)
-    if isinstance(index, Retriever):
-        return Sources(search=index, top_k=top_k)
+        return IndexRetriever(index)
     raise BadInput(f"an index is a folder, a URL, an Index or a Retriever, not {type(index).__name__}")
+
+
+def _open_graph(graph: object) -> KnowledgeGraph | None:
+    if graph is None or isinstance(graph, KnowledgeGraph):
+        return graph
+    if isinstance(graph, str | Path):
+        from ken.sources.graph.opening import open_graph
+
+        return open_graph(graph)
+    raise BadInput(f"a graph is a file, a folder, a SPARQL endpoint or a KnowledgeGraph, not {type(graph).__name__}")

@@ -49,12 +49,13 @@ class Attempt:
         self.strategy, self.sampling, self.sample = strategy, sampling, sample
         self.steps: list[Step] = [] if watch is None else WatchedSteps(watch.noted)
         self.error: str | None = None
-        self._segments: list[Segment] = []
+        self._segments: list[Segment | list[Segment]] = []  # a list: those of a question aside, which may be under way
         self._messages: list[Message] = []
         self._ids: list[int] = []  # everything the model has seen or said in this conversation
         self._pending: list[str | Instruction] = []  # observation text not yet shown to the model
         self._before: tuple[list[int], list[str | Instruction]] = ([], [])  # both, as they were before it last wrote
         self._usage = Usage()
+        self._calls = 0  # of the model, those under way included
         self._watch = watch
         self._started = time.perf_counter()
 
@@ -76,33 +77,54 @@ class Attempt:
             return thought
         whole = _joined(thought, await self._generate(stop, self.sampling))
         # One turn is one segment and one message, however often the model was called for it.
-        self._segments[-3:] = [
-            Segment(role="policy", text=whole.text, token_ids=whole.token_ids, logprobs=whole.logprobs)
-        ]
+        self._segments[-3:] = [_policy(whole)]
         self._messages[-2:] = [Message("policy", whole.text, whole.token_ids)]
         return whole
 
+    async def aside(
+        self, instruction: Instruction, text: str, *, stop: tuple[str, ...] = (), sampling: Sampling | None = None
+    ) -> Generation:
+        """Ask the model something in a conversation of its own: the running one does not see it. Many may be awaited
+        at once; the record holds them in the order in which they were begun. sampling: instead of the attempt's.
+        Raises `ModelError`."""
+        record: list[Segment] = []
+        self._segments.append(record)
+        messages = [Message("system", instruction), Message("user", text)]
+        generation = await self._call(messages, self._seeded(sampling or self.sampling, stop))
+        self._usage += generation.usage
+        record.append(Segment(role="prompt", text=generation.prompt_text, token_ids=generation.prompt_token_ids))
+        record.append(_policy(generation))
+        if self._watch is not None:  # all at once, since pieces of several would run into each other
+            self._watch.turn()
+            self._watch.wrote(generation.text)
+        return generation
+
+    def _seeded(self, sampling: Sampling, stop: tuple[str, ...]) -> Sampling:
+        """The sampling of the next call of the model."""
+        seed = derive_seed(self.sampling.seed, self.question.id, self.strategy, self.sample, self._calls)
+        self._calls += 1
+        return sampling.but(stop=stop, seed=seed)
+
     async def _generate(self, stop: tuple[str, ...], sampling: Sampling) -> Generation:
-        seed = derive_seed(self.sampling.seed, self.question.id, self.strategy, self.sample, self._usage.model_calls)
-        sampling = sampling.but(stop=stop, seed=seed)
-        generation = await (self._call(sampling) if self._watch is None else self._watched_call(sampling, self._watch))
+        sampling = self._seeded(sampling, stop)
+        generation = await (
+            self._call(self._messages, sampling) if self._watch is None else self._watched_call(sampling, self._watch)
+        )
         self._usage += generation.usage
         self._before = (list(self._ids), list(self._pending))
         self._record_context(generation)
-        self._segments.append(
-            Segment(role="policy", text=generation.text, token_ids=generation.token_ids, logprobs=generation.logprobs)
-        )
+        self._segments.append(_policy(generation))
         self._ids.extend(generation.token_ids or ())
         self._messages.append(Message("policy", generation.text, generation.token_ids))
         return generation
 
-    async def _call(self, sampling: Sampling) -> Generation:
-        (generation,) = await self.model.generate(self._messages, sampling=sampling)
+    async def _call(self, messages: list[Message], sampling: Sampling) -> Generation:
+        (generation,) = await self.model.generate(messages, sampling=sampling)
         return _encodable(generation)
 
     async def _watched_call(self, sampling: Sampling, watch: Watch) -> Generation:
         if "on_text" not in inspect.signature(self.model.generate).parameters:  # a model that does not stream
-            generation = await self._call(sampling)
+            generation = await self._call(self._messages, sampling)
             watch.wrote(generation.text)
             return generation
         (generation,) = await self.model.generate(
@@ -143,6 +165,10 @@ class Attempt:
         self.steps.append(Observation(passages=passages))
         return passages
 
+    def count(self, usage: Usage) -> None:
+        """Add what a source cost to what the attempt costs."""
+        self._usage += usage
+
     def trajectory(self) -> Trajectory:
         """The record so far."""
         seconds = time.perf_counter() - self._started
@@ -153,7 +179,7 @@ class Attempt:
             sample=self.sample,
             sampling=self.sampling,
             steps=tuple(self.steps),
-            segments=tuple(self._segments),
+            segments=tuple(s for one in self._segments for s in (one if isinstance(one, list) else (one,))),
             usage=self._usage.model_copy(update={"seconds": seconds}),
             error=self.error,
         )
@@ -174,6 +200,10 @@ class Attempt:
             self._ids = list(seen)
         self._segments.append(Segment(role="prompt" if first else "observation", text=text, token_ids=ids))
         self._pending = []
+
+
+def _policy(generation: Generation) -> Segment:
+    return Segment(role="policy", text=generation.text, token_ids=generation.token_ids, logprobs=generation.logprobs)
 
 
 def _joined(first: Generation, then: Generation) -> Generation:

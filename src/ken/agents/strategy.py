@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import ClassVar
 
 from ken.agents.attempt import Attempt
 from ken.agents.watch import Watch
-from ken.core import ModelError, Question, Sampling, SourceError, Trajectory
+from ken.core import BadInput, ModelError, Question, Sampling, SourceError, Trajectory
 from ken.models import Model
 from ken.sources import Sources
 
@@ -19,6 +20,7 @@ class Strategy(ABC):
 
     name: ClassVar[str]
     needs_search: ClassVar[bool] = False
+    needs_graph: ClassVar[bool] = False
     # From this turn of the model on (the first is 1), the first complete <answer> of a turn is the answer, so that it
     # may be shown as it is written. None: only what ends up as the answer is one.
     answers_from: ClassVar[int | None] = None
@@ -46,3 +48,16 @@ class Strategy(ABC):
     @abstractmethod
     async def solve(self, attempt: Attempt) -> None:
         """Work on `attempt` until it has an answer or gives up."""
+
+
+def check_sources(strategies: Iterable[Strategy], sources: Sources) -> None:
+    """Raise `BadInput` when a strategy needs a source that there is not."""
+    chosen = list(strategies)
+    if sources.search is None and (searching := [s.name for s in chosen if s.needs_search]):
+        raise BadInput(f"no index was given, and {_names(searching)} must search; name one, or use only 'direct'")
+    if sources.graph is None and (walking := [s.name for s in chosen if s.needs_graph]):
+        raise BadInput(f"no knowledge graph was given, and {_names(walking)} must walk one; name one with --graph")
+
+
+def _names(names: list[str]) -> str:
+    return ", ".join(map(repr, names))

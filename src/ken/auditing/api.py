@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ken.agents import Strategy, load_strategy
-from ken.agents.ask import open_sources
+from ken.agents.ask import close_sources, open_sources
 from ken.agents.background import run
+from ken.agents.strategy import check_sources
 from ken.auditing.cluster import Recipe, run_audit_on_cluster
 from ken.auditing.folder import LOG, REPORT, AuditSettings, check_keepable, digest, read_settings, save, write_settings
 from ken.auditing.html import render_html
@@ -39,12 +40,14 @@ def audit(
     judge: str | Model | None = None,
     judge_options: Mapping[str, Any] = {},
     ray: str | None = None,
+    graph: object = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     **model_options: Any,
 ) -> AuditReport:
     """Audit a model and an index on questions; the folder `out` receives trajectories.jsonl, audit.json and audit.html.
 
-    questions: a file (see `ken.core.readers`) or `Question`s. model, index, top_k, model_options: as for `ken.ask`.
+    questions: a file (see `ken.core.readers`) or `Question`s. model, index, top_k, graph, model_options: as for
+    `ken.ask`.
     strategies: names, in one string separated by commas or as a list; "direct" is added when missing, since what the
     model knows by itself is the yardstick.
     samples: closed-book samples per question, ≥ 0; threshold: in [0, 1], share of right ones from which it counts as
@@ -61,9 +64,9 @@ def audit(
     to be done. Raises `BadInput` before anything is asked or written when the arguments cannot work.
     """
     asked, chosen = checked(questions, strategies, samples=samples, threshold=threshold)
-    recipe = None if ray is None else _recipe(model, model_options, index, top_k)
+    recipe = None if ray is None else _recipe(model, model_options, index, top_k, graph)
     judging = load_model(judge, **judge_options) if isinstance(judge, str) else judge
-    sources = open_sources(index, top_k)
+    sources = open_sources(index, top_k, graph)
     settings = settings_of(
         asked, chosen, "", sources, samples=samples, threshold=threshold, sampling=sampling
     )  # the model is named once it is loaded
@@ -80,8 +83,7 @@ def audit(
         finally:
             if not isinstance(loaded, str) and loaded is not model:
                 await loaded.close()
-            if sources.search is not None and sources.search is not index:
-                await sources.search.close()
+            await close_sources(sources, keep=(index, graph))
 
     run(work())
     if recipe is not None and ray is not None:
@@ -120,13 +122,13 @@ def settings_of(
     sampling: Sampling,
 ) -> AuditSettings:
     """The settings of an audit of `checked` questions and strategies, for `run_audit`. model: its spec. Raises
-    `BadInput` when a strategy searches and there is nothing to search."""
-    if sources.search is None and (searching := [s.name for s in strategies if s.needs_search]):
-        raise BadInput(f"{', '.join(searching)} search, but no index was given; name one, or audit only 'direct'")
+    `BadInput` when a strategy needs a source that there is not."""
+    check_sources(strategies, sources)
     return AuditSettings(
         model=model,
         strategies=tuple(strategy.name for strategy in strategies),
         index=sources.search.name if sources.search else "",
+        graph=sources.graph.name if sources.graph else "",
         top_k=sources.top_k,
         samples=samples,
         threshold=threshold,
@@ -164,14 +166,21 @@ def rescore(out: str | Path) -> AuditReport:
     return report
 
 
-def _recipe(model: object, options: dict[str, Any], index: object, top_k: int) -> Recipe:
-    if not isinstance(model, str) or not (index is None or isinstance(index, str | Path)):
-        raise BadInput("on a cluster the workers load the model and open the index; name both: a spec, a folder or URL")
+def _recipe(model: object, options: dict[str, Any], index: object, top_k: int, graph: object) -> Recipe:
+    if not isinstance(model, str) or not all(one is None or isinstance(one, str | Path) for one in (index, graph)):
+        raise BadInput(
+            "on a cluster the workers load the model and open the index and the graph; name them: a spec, a path or URL"
+        )
     if not model.strip().startswith(("hf/", "lab/")):  # weights are the workers' business; the rest is told here
         load_model(model, **options)
-    folder = index is not None and Path(index).is_dir()
-    location = str(Path(str(index)).absolute()) if folder else None if index is None else str(index)
-    return Recipe(model, options, location, top_k)
+    return Recipe(model, options, _location(index), top_k, _location(graph))
+
+
+def _location(source: object) -> str | None:
+    """A path that holds wherever a worker runs, or an address."""
+    if source is None:
+        return None
+    return str(Path(str(source)).absolute()) if Path(str(source)).exists() else str(source)
 
 
 def _read(questions: str | Path | Iterable[Question]) -> list[Question]:

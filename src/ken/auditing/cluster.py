@@ -24,12 +24,14 @@ SHARD = 128  # attempts a task; those of a lost worker are made again
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a worker makes what it asks: `model` is a spec, `index` a folder that it can see, a URL, or None."""
+    """How a worker makes what it asks: `model` is a spec, `index` and `graph` a path that it can see, a URL, or
+    None."""
 
     model: str
     options: Mapping[str, Any]
     index: str | None
     top_k: int
+    graph: str | None
 
 
 def run_audit_on_cluster(
@@ -84,7 +86,7 @@ def _attempt(shard: _Shard) -> _Attempted:
     if key not in _OPEN:
         _OPEN[key] = (
             load_model(shard.recipe.model, **shard.recipe.options),
-            open_sources(shard.recipe.index, shard.recipe.top_k),
+            open_sources(shard.recipe.index, shard.recipe.top_k, shard.recipe.graph),
         )
     model, sources = _OPEN[key]
     made: list[Trajectory] = []

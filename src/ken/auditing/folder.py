@@ -42,6 +42,7 @@ class AuditSettings(Frozen):
     model: str
     strategies: tuple[str, ...]
     index: str = ""
+    graph: str = ""
     top_k: int = 3
     samples: int = 8
     threshold: float = 0.5

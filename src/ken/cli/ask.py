@@ -39,6 +39,7 @@ def ask(  # noqa: PLR0917 (typer reads the options from the signature)
             metavar="COMMAND|URL", help="For --strategy tools: an MCP server whose tools may be used; may be repeated."
         ),
     ] = None,
+    graph: options.Graph = "",
 ) -> None:
     """Answer a question over your documents, searching only when the model does not know, and say why."""
     if not question.strip():
@@ -57,6 +58,7 @@ def ask(  # noqa: PLR0917 (typer reads the options from the signature)
         top_k=top_k,
         sampling=options.sampling(temperature, max_tokens, seed),
         mcp=mcp or (),
+        graph=graph or None,
         **options.given(
             base_url=base_url, api_key=api_key, device=device, timeout=timeout, control_tokens=control_tokens
         ),

@@ -63,6 +63,7 @@ def audit(  # noqa: PLR0917 (typer reads the options from the signature)
         str | None, typer.Option(help="For openai/… at --judge-base-url; default: $OPENAI_API_KEY.")
     ] = None,
     ray: options.Ray = None,
+    graph: options.Graph = "",
     **model_options: Any,
 ) -> None:
     """Measure what a model knows, when it searches, and which searches were needed, wasted, missed or harmful.
@@ -98,6 +99,7 @@ def audit(  # noqa: PLR0917 (typer reads the options from the signature)
             judge=judge or None,
             judge_options=_of_judge(judge, judge_base_url, judge_api_key, model_options),
             ray=ray,
+            graph=graph or None,
             on_progress=on_progress,
             **model_options,
         )

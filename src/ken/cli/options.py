@@ -22,6 +22,14 @@ Model = Annotated[
 Index = Annotated[
     str, typer.Option(metavar="DIR|URL", help="The folder of an index, or the address of a /retrieve service.")
 ]
+Graph = Annotated[
+    str,
+    typer.Option(
+        metavar="FILE|DIR|URL",
+        help="A knowledge graph: triples in a file (.nt, .ttl, .tsv), the folder of `ken graph build`, or a SPARQL "
+        "endpoint.",
+    ),
+]
 # Of commands that serve.
 Models = Annotated[
     list[str] | None, typer.Option(metavar="SPEC", help="As for `ken ask`; may be repeated, the first is default.")

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-    from ken.core import Decision, Passage, Trajectory
+    from ken.core import Decision, GraphQuery, Passage, Trajectory
 
 _VERDICTS = {True: "knows", False: "does not know", None: "unreadable verdict"}
 
@@ -50,9 +50,13 @@ def show_trace(console: Console, trajectory: Trajectory) -> None:
                 _line(console, "decision", verdict(step), style="magenta")
             case "search":
                 _line(console, "search", step.query, style="cyan")
+            case "graph_query":
+                _line(console, "graph", _asked(step), style="cyan")
             case "observation":
                 if step.note:
                     _line(console, "observed", step.note, style="red" if step.error else "")
+                for triple in step.triples:
+                    _line(console, "", str(triple))
                 for number, passage in enumerate(step.passages, start=1):
                     console.print(_passage(number, passage, indent="  "))
             case "tool_call":
@@ -61,6 +65,14 @@ def show_trace(console: Console, trajectory: Trajectory) -> None:
                 _line(console, "malformed", f"{step.problem}: {step.text.strip()}", style="red")
             case "answer":
                 _line(console, "answer", step.text, style="bold green")
+
+
+def _asked(query: GraphQuery) -> str:
+    """A question to a knowledge graph, as a pattern with a gap: `Lisbon, capital of, ?`."""
+    if query.relation is None:
+        return f"{query.entity.label}: its relations"
+    ends = (query.entity.label, query.relation, "?")
+    return ", ".join(ends if query.direction != "in" else ends[::-1])
 
 
 def verdict(decision: Decision) -> str:

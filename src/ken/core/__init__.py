@@ -18,13 +18,17 @@ if TYPE_CHECKING:
     from ken.core.sampling import Sampling as Sampling
     from ken.core.steps import Answer as Answer
     from ken.core.steps import Decision as Decision
+    from ken.core.steps import Entity as Entity
+    from ken.core.steps import GraphQuery as GraphQuery
     from ken.core.steps import Malformed as Malformed
     from ken.core.steps import Observation as Observation
+    from ken.core.steps import Origin as Origin
     from ken.core.steps import Passage as Passage
     from ken.core.steps import Search as Search
     from ken.core.steps import Step as Step
     from ken.core.steps import Thought as Thought
     from ken.core.steps import ToolCall as ToolCall
+    from ken.core.steps import Triple as Triple
     from ken.core.trajectory import Segment as Segment
     from ken.core.trajectory import Trajectory as Trajectory
     from ken.core.trajectory import Usage as Usage
@@ -36,13 +40,17 @@ _NAMES = {
     "steps": (
         "Answer",
         "Decision",
+        "Entity",
+        "GraphQuery",
         "Malformed",
         "Observation",
+        "Origin",
         "Passage",
         "Search",
         "Step",
         "Thought",
         "ToolCall",
+        "Triple",
     ),
     "trajectory": ("Segment", "Trajectory", "Usage"),
 }

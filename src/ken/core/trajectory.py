@@ -10,7 +10,9 @@ from pydantic import Field
 from ken.core.frozen import Frozen
 from ken.core.question import Question
 from ken.core.sampling import Sampling
-from ken.core.steps import Answer, Decision, Malformed, Observation, Passage, Search, Step
+from ken.core.steps import Answer, Decision, Malformed, Observation, Origin, Passage, Search, Step, Triple
+
+_ORIGINS: dict[str, Origin] = {"search": "search", "graph_query": "graph", "tool_call": "tools"}
 
 
 class Usage(Frozen):
@@ -20,6 +22,7 @@ class Usage(Frozen):
     completion_tokens: int = Field(default=0, ge=0)
     model_calls: int = Field(default=0, ge=0)
     search_calls: int = Field(default=0, ge=0)
+    graph_calls: int = Field(default=0, ge=0)
     seconds: float = Field(default=0.0, ge=0.0)
 
     def __add__(self, other: Usage) -> Usage:
@@ -28,6 +31,7 @@ class Usage(Frozen):
             completion_tokens=self.completion_tokens + other.completion_tokens,
             model_calls=self.model_calls + other.model_calls,
             search_calls=self.search_calls + other.search_calls,
+            graph_calls=self.graph_calls + other.graph_calls,
             seconds=self.seconds + other.seconds,
         )
 
@@ -102,6 +106,18 @@ class Trajectory(Frozen):
                 for passage in step.passages:
                     seen.setdefault((passage.id, passage.source), passage)
         return tuple(seen.values())
+
+    @property
+    def triples(self) -> tuple[Triple, ...]:
+        """All triples that a knowledge graph gave, in order, each once."""
+        found = (t for s in self.steps if isinstance(s, Observation) for t in s.triples)
+        return tuple({(t.subject.id, t.relation, t.object.id): t for t in found}.values())
+
+    @property
+    def consulted(self) -> tuple[Origin, ...]:
+        """The sources outside that were asked, each once, in the order of the first time."""
+        asked = (_ORIGINS[s.kind] for s in self.steps if s.kind in _ORIGINS)
+        return tuple(dict.fromkeys(asked))
 
     @property
     def malformed(self) -> int:

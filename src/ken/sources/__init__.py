@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ken.sources.graph.protocol import KnowledgeGraph
 from ken.sources.search.protocol import Retriever
 
-__all__ = ["Retriever", "Sources"]
+__all__ = ["KnowledgeGraph", "Retriever", "Sources"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,3 +16,4 @@ class Sources:
 
     search: Retriever | None = None
     top_k: int = 3
+    graph: KnowledgeGraph | None = None

@@ -2,7 +2,7 @@
 
 import { element, percent, plural } from "./dom.js";
 
-const NAMES = { thought: "thought", decision: "decision", search: "search", observation: "found", tool_call: "tool", answer: "answer", malformed: "malformed" };
+const NAMES = { thought: "thought", decision: "decision", search: "search", observation: "found", graph_query: "graph", tool_call: "tool", answer: "answer", malformed: "malformed" };
 
 // The steps as a list.
 export function steps(list) {
@@ -10,7 +10,7 @@ export function steps(list) {
 }
 
 export function step(view) {
-  const name = view.kind === "observation" && !view.passages.length ? (view.error ? "error" : "note") : NAMES[view.kind] ?? view.kind;
+  const name = view.kind === "observation" && !view.passages.length && !view.triples.length ? (view.error ? "error" : "note") : NAMES[view.kind] ?? view.kind;
   return element("li", { class: `step ${view.kind}${view.error ? " failed" : ""}` }, element("span", { class: "kind", text: name }), body(view));
 }
 
@@ -20,8 +20,10 @@ function body(view) {
       return element("div", {}, verdict(view), view.rationale ? element("p", { class: "words", text: view.rationale }) : null);
     case "search":
       return element("div", { class: "words query", text: view.query });
+    case "graph_query":
+      return element("div", { class: "words query", text: [view.entity.label, view.direction, view.relation].filter(Boolean).join(" · ") });
     case "observation":
-      return element("div", {}, view.note ? element("p", { class: "words", text: view.note }) : null, ...view.passages.map(passage));
+      return element("div", {}, view.note ? element("p", { class: "words", text: view.note }) : null, ...view.triples.map((t) => element("p", { class: "words", text: `${t.subject.label}, ${t.relation}, ${t.object.label}` })), ...view.passages.map(passage));
     case "tool_call":
       return element("pre", { text: `${view.name}\n${JSON.stringify(view.arguments, null, 2)}` });
     case "malformed":
