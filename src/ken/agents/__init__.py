@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ken.agents.adaptive import Adaptive, Decide
+from ken.agents.adaptive import WITH_TOOLS, Adaptive, Decide
 from ken.agents.direct import Direct
 from ken.agents.ircot import Ircot
 from ken.agents.rag import Rag
@@ -17,7 +17,7 @@ from ken.core import BadInput
 
 STRATEGIES: dict[str, Callable[[], Strategy]] = {
     s.name: s for s in (Direct, Rag, SearchLoop, Adaptive, Ircot, SelfAsk, Stepwise, ToolLoop)
-}
+} | {WITH_TOOLS: lambda: Adaptive(tools=ToolLoop(search=False))}
 
 __all__ = [
     "STRATEGIES",
