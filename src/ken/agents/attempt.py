@@ -82,15 +82,21 @@ class Attempt:
         return whole
 
     async def aside(
-        self, instruction: Instruction, text: str, *, stop: tuple[str, ...] = (), sampling: Sampling | None = None
+        self,
+        instruction: Instruction,
+        text: str,
+        *,
+        stop: tuple[str, ...] = (),
+        sampling: Sampling | None = None,
+        model: Model | None = None,
     ) -> Generation:
         """Ask the model something in a conversation of its own: the running one does not see it. Many may be awaited
-        at once; the record holds them in the order in which they were begun. sampling: instead of the attempt's.
-        Raises `ModelError`."""
+        at once; the record holds them in the order in which they were begun. sampling, model: instead of the
+        attempt's. Raises `ModelError`."""
         record: list[Segment] = []
         self._segments.append(record)
         messages = [Message("system", instruction), Message("user", text)]
-        generation = await self._call(messages, self._seeded(sampling or self.sampling, stop))
+        generation = await self._call(messages, self._seeded(sampling or self.sampling, stop), model)
         self._usage += generation.usage
         record.append(Segment(role="prompt", text=generation.prompt_text, token_ids=generation.prompt_token_ids))
         record.append(_policy(generation))
@@ -118,8 +124,8 @@ class Attempt:
         self._messages.append(Message("policy", generation.text, generation.token_ids))
         return generation
 
-    async def _call(self, messages: list[Message], sampling: Sampling) -> Generation:
-        (generation,) = await self.model.generate(messages, sampling=sampling)
+    async def _call(self, messages: list[Message], sampling: Sampling, model: Model | None = None) -> Generation:
+        (generation,) = await (model or self.model).generate(messages, sampling=sampling)
         return _encodable(generation)
 
     async def _watched_call(self, sampling: Sampling, watch: Watch) -> Generation:
