@@ -22,7 +22,7 @@ from ken.core import (
 )
 from ken.core.seeding import derive_seed
 from ken.models import Generation, Instruction, Message, Model
-from ken.sources import Sources
+from ken.sources import Retriever, Sources
 
 THOUGHT_ENDS = "</think>"
 
@@ -158,18 +158,25 @@ class Attempt:
 
         Raises `SourceError` when there is no search engine.
         """
-        retriever = self.sources.search
-        if retriever is None:
-            raise SourceError(f"the strategy {self.strategy!r} searches, but there is no index; give one with --index")
+        self._retriever()
         self.steps.append(Search(query=query))
+        observation = await self.found(query)
+        self.steps.append(observation)
+        return None if observation.error else observation.passages
+
+    async def found(self, query: str) -> Observation:
+        """What a search brings, noted nowhere but in the usage. Raises `SourceError` when there is no search engine."""
+        retriever = self._retriever()
         self._usage += Usage(search_calls=1)
         try:
-            passages = tuple(await retriever.search(query, self.sources.top_k))
+            return Observation(passages=tuple(await retriever.search(query, self.sources.top_k)))
         except SourceError as error:
-            self.steps.append(Observation(note=str(error), error=True))
-            return None
-        self.steps.append(Observation(passages=passages))
-        return passages
+            return Observation(note=str(error), error=True)
+
+    def _retriever(self) -> Retriever:
+        if self.sources.search is None:
+            raise SourceError(f"the strategy {self.strategy!r} searches, but there is no index; give one with --index")
+        return self.sources.search
 
     def count(self, usage: Usage) -> None:
         """Add what a source cost to what the attempt costs."""

@@ -50,6 +50,7 @@ def _assemble() -> None:
         demo,
         feasibility,
         index,
+        knowledge,
         lab,
         mcp,
         papers,
@@ -62,6 +63,7 @@ def _assemble() -> None:
 
     app.command("ask")(ask.ask)
     audit.app.command("feasibility")(feasibility.feasibility)
+    audit.app.command("knowledge")(knowledge.knowledge)
     audit.app.command("rewriting")(rewriting.rewriting)
     app.add_typer(audit.app, name="audit")
     app.command("search")(index.search)

@@ -19,6 +19,7 @@ from pydantic import Field
 
 from ken.core.errors import BadInput
 from ken.core.frozen import Frozen
+from ken.core.pairs import pair_question
 from ken.core.question import Question
 from ken.core.seeding import derive_seed
 from ken.core.steps import Passage
@@ -47,8 +48,6 @@ FILLER = (
     "Its cost has fallen over the last decades .",
     "Standards for it differ from country to country .",
 )
-ASKED = "Do the two texts describe the same invention ?"
-SAME, DIFFERENT = "same", "different"
 
 
 class PatentConfig(Frozen):
@@ -107,18 +106,13 @@ class Pair:
         return tuple(slot[side] for slot in self.slots)
 
     def question(self) -> Question:
-        return Question(
-            id=self.id,
-            text=ASKED,
-            answers=(SAME if self.same else DIFFERENT,),
-            meta={"texts": list(self.texts), "tail": self.tail},
-        )
+        return pair_question(self.id, *self.texts, same=self.same, tail=self.tail)
 
 
 class PatentWorld:
     """Terms and pairs, the same for the same config."""
 
-    def __init__(self, config: PatentConfig = PatentConfig()) -> None:
+    def __init__(self, config: PatentConfig) -> None:
         self.config = config
 
     @cached_property
