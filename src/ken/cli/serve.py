@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -110,8 +110,8 @@ def serve(  # noqa: PLR0917 (typer reads the options from the signature)
     listen(app, host=host, port=port, note=note, queue=places, grace=grace, log=log)
 
 
-def _at_once(spec: str, concurrency: int) -> dict[str, int]:
-    return {"concurrency": concurrency} if spec.startswith("openai/") else {}
+def _at_once(spec: str, concurrency: int) -> dict[str, Any]:
+    return {"concurrency": concurrency, "http": "aiohttp"} if spec.startswith("openai/") else {}
 
 
 def _mail(context: typer.Context) -> Smtp | None:
