@@ -38,25 +38,25 @@ def shortest_paths(starts: Collection[str], ends: Collection[str], max_hops: int
     """
     starts, ends = frozenset(starts), frozenset(ends)
     known: _Known = defaultdict(set)
-    frontiers, radius, asked = [set(starts), set(ends)], 0, set[str]()
+    frontiers, asked = [set(starts), set(ends)], set[str]()
     seen = [set(starts), set(ends)]
     found: list[Path] = []
     edges_seen = 0
     for length in range(1, max_hops + 1 if limit > 0 else 1):
-        # What lies within r steps of the starts and r' of the ends is known: all paths of r + r' edges are.
-        if radius < length and all(frontiers) and edges_seen < MOST_EDGES:
+        # One side grows by a step each time. What is within r steps of the starts and r' of the ends is known then, and
+        # with it all paths of r + r' edges.
+        if all(frontiers) and edges_seen < MOST_EDGES:
             side = 0 if len(frontiers[0]) <= len(frontiers[1]) else 1
             wanted = sorted(frontiers[side] - asked)
             asked.update(wanted)
             if wanted:
-                for edge in (yield wanted):
+                for edge in islice((yield wanted), MOST_EDGES - edges_seen):
                     edges_seen += 1
                     known[edge.subject].add(edge)
                     known[edge.object].add(edge)
             nearby = {_other(edge, entity) for entity in frontiers[side] for edge in known[entity]}
             frontiers[side] = nearby - seen[side]
             seen[side] |= nearby
-        radius += 1
         found += islice(_paths_of(length, known, starts, ends), limit - len(found))
         if len(found) >= limit:
             break

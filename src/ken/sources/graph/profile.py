@@ -11,7 +11,7 @@ from functools import cached_property
 
 from ken.core import BadInput
 from ken.core.frozen import Frozen
-from ken.sources.graph.terms import FREEBASE, RDFS_LABEL, SKOS_ALIAS, SKOS_LABEL, is_iri, iri_word, local_name, word_iri
+from ken.sources.graph.terms import FREEBASE, RDFS_LABEL, SKOS_ALIAS, SKOS_LABEL, iri_word, is_iri, local_name, word_iri
 
 
 class Profile(Frozen):

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from ken.core import Entity, Passage, SourceError, Triple
 from ken.core.seeding import derive_seed
@@ -118,12 +118,11 @@ class TripleStore:
         if node is None or predicate is None:
             return Neighbours((), 0)
         few = self._few(self._ends(node, predicate, direction), FEW)
+        asked = _Asked(entity, relation, direction, seed)
         if few is not None:
-            chosen, total = self._sample(few, entity, relation, direction, limit, seed), len(few)
+            chosen, total = _sample(few, asked, limit), len(few)
         else:
-            chosen, total = await asyncio.to_thread(
-                self._sample_of_many, node, predicate, entity, relation, direction, limit, seed
-            )
+            chosen, total = await asyncio.to_thread(self._sample_of_many, node, asked, limit)
         return Neighbours(tuple(sorted(map(self._entity, chosen), key=lambda one: one.id)), total)
 
     async def edges(self, entity: str, *, limit: int) -> tuple[Triple, ...]:
@@ -217,36 +216,24 @@ class TripleStore:
         return {(row["p"].value, "out") for row in outward} | {(row["p"].value, "in") for row in inward}
 
     def _count(self, node: Any, predicate: Any, direction: Direction) -> int:
-        pattern = "?e ?p ?x" if direction == "out" else "?x ?p ?e"
-        rows = self._query(f"SELECT (COUNT(*) AS ?n) {{ {pattern} }}", e=node, p=predicate)
+        rows = self._query(f"SELECT (COUNT(*) AS ?n) {{ {_patterns[direction]} }}", e=node, p=predicate)
         return int(next(iter(rows))["n"].value)
 
-    def _sample_of_many(
-        self, node: Any, predicate: Any, entity: str, relation: str, direction: Direction, limit: int, seed: int
-    ) -> tuple[list[Any], int]:
-        total = self._counted(node, predicate, direction)
+    def _sample_of_many(self, node: Any, asked: _Asked, limit: int) -> tuple[list[Any], int]:
+        predicate = self._predicate(asked.relation)
+        total = self._counted(node, predicate, asked.direction)
         if total <= WINDOW:
-            everything = list(self._ends(node, predicate, direction))
-            return self._sample(everything, entity, relation, direction, limit, seed), len(everything)
-        start = random.Random(derive_seed(seed, entity, relation, direction, "window")).randrange(total)
-        pattern = "?e ?p ?x" if direction == "out" else "?x ?p ?e"
-        parts = [(start, min(WINDOW, total - start))]
-        if parts[0][1] < WINDOW:
-            parts.append((0, WINDOW - parts[0][1]))
+            everything = self._reading(lambda: list(self._ends(node, predicate, asked.direction)))
+            return _sample(everything, asked, limit), len(everything)
+        start = asked.random("window").randrange(total)
+        parts = [(start, min(WINDOW, total - start)), (0, max(0, start + WINDOW - total))]
+        pattern = _patterns[asked.direction]
         window = [
             row["x"]
             for offset, size in parts
             for row in self._query(f"SELECT ?x {{ {pattern} }} OFFSET {offset} LIMIT {size}", e=node, p=predicate)
         ]
-        return self._sample(window, entity, relation, direction, limit, seed), total
-
-    def _sample(
-        self, terms: list[Any], entity: str, relation: str, direction: Direction, limit: int, seed: int
-    ) -> list[Any]:
-        if len(terms) <= limit:
-            return terms
-        drawn = random.Random(derive_seed(seed, entity, relation, direction))
-        return drawn.sample(sorted(terms, key=str), max(limit, 0))
+        return _sample(window, asked, limit), total
 
     async def _edges_of_hub(self, entity: str, limit: int) -> tuple[Triple, ...]:
         """An equal share of each relation: one with a million edges must not hide the others."""
@@ -396,6 +383,26 @@ class TripleStore:
 
     def _shows(self, iri: str) -> bool:
         return self.profile.shows(iri) and self.profile.shows_label(self._relation(iri))
+
+
+_patterns = {"out": "?e ?p ?x", "in": "?x ?p ?e"}
+
+
+class _Asked(NamedTuple):
+    """What neighbours were asked for: what a sample of them depends on."""
+
+    entity: str
+    relation: str
+    direction: Direction
+    seed: int
+
+    def random(self, what: str) -> random.Random:
+        return random.Random(derive_seed(*self, what))
+
+
+def _sample(terms: list[Any], asked: _Asked, limit: int) -> list[Any]:
+    """All of them, or `limit` drawn without regard to the order of storage."""
+    return terms if len(terms) <= limit else asked.random("sample").sample(sorted(terms, key=str), max(limit, 0))
 
 
 def triple(subject: Entity, relation: str, label: str, object_: Entity) -> Triple:
