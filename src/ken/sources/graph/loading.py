@@ -63,7 +63,7 @@ def load(store: Any, path: Path, profile: Profile, *, bad: list[DataError] | Non
     try:
         with path.open("rb") as raw:
             counted = _Counted(raw, path, progress)
-            content = gzip.open(counted) if path.suffix == ".gz" else counted
+            content = gzip.GzipFile(fileobj=counted) if path.suffix == ".gz" else counted
             if ending in TABS:
                 store.bulk_extend(_words(cast("BinaryIO", content), path, profile, bad))
                 return

@@ -44,8 +44,8 @@ def _read(path: Path, profile: str | None) -> KnowledgeGraph:
 
     if not path.exists():
         raise SourceError(
-            f"there is no graph at {path}; name a file of triples, a folder made with `ken graph build FILE --out DIR`, "
-            "or the address of a SPARQL endpoint"
+            f"there is no graph at {path}; name a file of triples, the folder of a graph (`ken graph build FILE "
+            "--out DIR` makes one), or the address of a SPARQL endpoint"
         )
     chosen = profile_named(profile) if profile else PLAIN
     store = oxigraph().Store()
