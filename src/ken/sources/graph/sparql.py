@@ -18,7 +18,7 @@ from ken.core import Entity, SourceError, Triple
 from ken.core.seeding import derive_seed
 from ken.sources.graph import queries
 from ken.sources.graph.names import normal_name
-from ken.sources.graph.paths import Edge, shortest_paths
+from ken.sources.graph.paths import Around, Edge, shortest_paths
 from ken.sources.graph.profile import PLAIN, WIKIDATA, Profile
 from ken.sources.graph.protocol import Direction, Linked, Neighbours, Relation
 from ken.sources.graph.store import triple
@@ -162,8 +162,10 @@ class SparqlGraph:
             while True:
                 batches = [wanted[i : i + _BATCH] for i in range(0, len(wanted), _BATCH)][: left // 2]
                 left -= 2 * len(batches)
-                found = await asyncio.gather(*(self._edges_around(batch) for batch in batches))
-                wanted = search.send([edge for batch in found for edge in batch])
+                found = await asyncio.gather(*(self._around(batch) for batch in batches))
+                asked = {entity for batch in batches for entity in batch}
+                cut = {entity for around in found for entity in around.cut}.union(set(wanted) - asked)
+                wanted = search.send(Around([edge for around in found for edge in around.edges], cut))
         except StopIteration as end:
             return await self._triples(end.value)
 
@@ -237,10 +239,10 @@ class SparqlGraph:
             how, score = best[term]
             found[term.value] = Linked(entity, how, min(score, 4.0))  # type: ignore[arg-type]
 
-    async def _edges_around(self, entities: Sequence[str]) -> list[Edge]:
+    async def _around(self, entities: Sequence[str]) -> Around:
         entities = [one for one in entities if is_iri(one)]
         if not entities:
-            return []
+            return Around(())
         outward, inward = await asyncio.gather(
             *(
                 self._select(queries.edges_around(entities, direction, self.profile, limit=AROUND))
@@ -250,7 +252,8 @@ class SparqlGraph:
         edges = [Edge(row["e"].value, row["p"].value, row["x"].value) for row in outward]
         edges += [Edge(row["x"].value, row["p"].value, row["e"].value) for row in inward]
         labels = await self._relation_labels({edge.relation for edge in edges})
-        return [e for e in edges if self.profile.shows(e.relation) and self.profile.shows_label(labels[e.relation])]
+        shown = [e for e in edges if self.profile.shows(e.relation) and self.profile.shows_label(labels[e.relation])]
+        return Around(shown, entities if max(len(outward), len(inward)) >= AROUND else ())
 
     async def _triples(self, paths: Sequence[Sequence[Edge]]) -> tuple[tuple[Triple, ...], ...]:
         nodes = list(dict.fromkeys(node for path in paths for edge in path for node in (edge.subject, edge.object)))
