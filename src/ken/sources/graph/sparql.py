@@ -182,6 +182,8 @@ class SparqlGraph:
         }
         try:
             response = await self._service.post(data={"query": query}, headers=headers)
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+            raise SourceError(f"{self.name} is no address that can be asked ({error}); check it") from error
         except NoAnswer as error:
             raise SourceError(
                 f"the SPARQL endpoint {self.name} {error}; check that it runs and can be reached, or try again later"

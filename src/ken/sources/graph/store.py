@@ -131,7 +131,8 @@ class TripleStore:
             return ()
         few = self._few(self._both(node), FEW)
         if few is None:
-            few = await asyncio.to_thread(self._few, self._both(node), WINDOW)
+            # An iterator of pyoxigraph belongs to the thread that made it, to its end.
+            few = await asyncio.to_thread(lambda: self._few(self._both(node), WINDOW))
         if few is None:
             return await self._edges_of_hub(entity, limit)
         shown = [quad for quad in few if self._shows(quad.predicate.value)]
