@@ -54,7 +54,7 @@ def build(
     with _progress() as progress:
         info = build_graph(files, out, profile=profile, bad=bad if skip_bad else None, progress=progress)
     if bad:
-        typer.echo(f"left out {len(bad):,} places that cannot be read:", err=True)
+        typer.echo(f"left out {len(bad):,} place{'s' if len(bad) > 1 else ''} that cannot be read:", err=True)
         for error in bad[:5]:
             typer.echo(f"  {plain(str(error))}", err=True)
         if len(bad) > 5:

@@ -187,7 +187,7 @@ class TripleStore:
         """All of them, or None when they are more than `most`."""
 
         def read() -> list[Any] | None:
-            found = []
+            found: list[Any] = []
             for term in terms:
                 if len(found) == most:
                     return None
@@ -377,7 +377,7 @@ class TripleStore:
         return Entity(id=identifier, label=identifier) if node is None else self._entity(node)
 
     def _label_of(self, term: Any) -> str:
-        quad = next(self._store.quads_for_pattern(term, self._label, None, self._names), None)
+        quad: Any = next(self._store.quads_for_pattern(term, self._label, None, self._names), None)
         return quad.object.value if quad else ""
 
     def _unnamed(self, term: Any) -> str:
