@@ -1,0 +1,2 @@
+"""stub"""
+async def measure_gates(model, world): return []
