@@ -346,6 +346,14 @@ class ApiWorld:
                 return self._switch(rng, tables)
         return solved(job, tables)
 
+    def call(self, rng: np.random.Generator, api: Api) -> Call:
+        """A sub-question for a tool, with all that it needs."""
+        about = list(api.takes.values())[-1]
+        phrase: Value = int(rng.integers(1, SMALL + 1)) if about == "number" else self._name(rng, about)
+        if api.name in _HOME.values() and rng.random() < 0.2:
+            return Call(f"the {HOME} of {phrase}", api, {about: phrase})
+        return self._phrase(rng, api, phrase, self._beside(rng, api))
+
     # --- the kinds ---
 
     def _none(self, rng: np.random.Generator) -> Job:
@@ -403,7 +411,7 @@ class ApiWorld:
         options = [a for a in REAL if a.looks_up and a.name != "owner" and (a.gives == "number") == numeric]
         options = [a for a in options if a.name != "country"]
         api = options[int(rng.integers(len(options)))]
-        kind = list(api.takes.values())[0]
+        kind = next(iter(api.takes.values()))
         wish_same = bool(rng.random() < 0.5)
         one, other = self._name(rng, kind), self._name(rng, kind)
         for _ in range(400):
@@ -453,7 +461,9 @@ def _shifted(call: Call, by: int) -> Call:
     return Call(call.text.replace(old, new), call.api, arguments)
 
 
-def resolved(arguments: Mapping[str, Value], results: Sequence[Mapping[str, Value]], calls: Sequence[Call]) -> dict[str, Value]:
+def resolved(
+    arguments: Mapping[str, Value], results: Sequence[Mapping[str, Value]], calls: Sequence[Call]
+) -> dict[str, Value]:
     """The arguments with the results of earlier calls in place of #1, #2 …"""
     values = [result[call.api.result] for call, result in zip(calls, results, strict=False)]
     return {
@@ -514,7 +524,8 @@ def vocabulary(world: ApiWorld) -> Iterable[str]:
     for api in CATALOGUE:
         yield from (api.name, api.category, *api.takes, *api.words)
     yield from (*map(str, range(1000)), *WEEKDAYS, HOME, "record", "status", "ok", "kind", "yes", "no")
-    yield from "What Which Is is the of and what has greater or former a , ? . owner day number".split()
+    yield from ("What", "Which", "Is", "is", "the", "of", "and", "what", "has", "greater", "or", "former", "a")
+    yield from (",", "?", ".", "owner", "day", "number")
 
 
 def as_json(result: Mapping[str, Value]) -> str:

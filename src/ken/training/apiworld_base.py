@@ -9,12 +9,13 @@ Nothing that a tool returned is learnt as if the model had written it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from pydantic import Field
 
 from ken.agents.instructions import CLOSED, DECIDE
+from ken.agents.tool_stages.calling import asked_for
 from ken.agents.tool_stages.grammar import (
     CALL,
     CHOOSE,
@@ -23,14 +24,14 @@ from ken.agents.tool_stages.grammar import (
     NONE,
     PLAN,
     RESPOND,
-    exchange,
     history,
     listing,
-    signature,
+    shown,
 )
 from ken.agents.tool_stages.trimming import trimmed
 from ken.core.seeding import derive_seed
-from ken.lab.apiworld import APIS, CATALOGUE, HOME, Api, ApiWorld, ApiWorldConfig, Call, Job, as_json, vocabulary
+from ken.lab.apiworld import APIS, CATALOGUE, HOME, REAL, Api, ApiWorld, ApiWorldConfig, Call, Job, as_json, vocabulary
+from ken.models import Instruction
 from ken.sources.tools.faults import UNAVAILABLE
 from ken.sources.tools.tool import ERROR
 from ken.training.apiworld_tools import TableTool, table_tools
@@ -45,9 +46,10 @@ TAGS = [
     for tag in ("step", "plan", "tool", "value", "arguments", "response", "answer", "assessment", "think")
     for slash in ("", "/")
 ] + ["<done/>", *(f"#{number}" for number in range(1, 9))]
-WORDS = [*'{ } ( ) [ ] " : , . ? - # ; |'.split(), "ERROR", "Question", "Parameter", "string", "integer", "none"]
+WORDS = [*"{}()[]:,.?-#;|", '"', "ERROR", "Question", "Parameter", "string", "integer", "none"]
 WORDS += ["unknown", "needs", "which", "failed", "there", "no", "yes", "is", "abcdef"]
 FAILED = "needs #1, which failed"
+ASKED = 3  # sub-questions that share what was read
 
 
 class ApiWorldBaseConfig(LabBaseConfig):
@@ -61,20 +63,18 @@ class ApiWorldBaseConfig(LabBaseConfig):
     called = "apiworld"
 
     world: ApiWorldConfig = ApiWorldConfig()
-    hidden_size: int = 192
-    intermediate_size: int = 512
     context: int = 640
-    batch: int = 32
+    batch: int = 16
     weigh: Weigh = "token"
-    plans: int = Field(default=14_000, ge=0)
-    nexts: int = Field(default=14_000, ge=0)
-    choices: int = Field(default=10_000, ge=0)
-    calls: int = Field(default=12_000, ge=0)
-    fills: int = Field(default=4_000, ge=0)
-    responses: int = Field(default=14_000, ge=0)
-    gates: int = Field(default=4_000, ge=0)
+    plans: int = Field(default=10_000, ge=0)
+    nexts: int = Field(default=7_000, ge=0)
+    choices: int = Field(default=4_500, ge=0)
+    calls: int = Field(default=5_000, ge=0)
+    fills: int = Field(default=3_000, ge=0)
+    responses: int = Field(default=15_000, ge=0)
+    gates: int = Field(default=3_000, ge=0)
     closed: int = Field(default=2, ge=0)
-    known: int = Field(default=20, ge=0)
+    known: int = Field(default=10, ge=0)
     failures: float = Field(default=0.2, ge=0, le=1)
     missing: float = Field(default=0.15, ge=0, le=1)
 
@@ -84,7 +84,7 @@ class ApiWorldBaseConfig(LabBaseConfig):
 
         world = ApiWorld(self.world)
         tokenizer = build_tokenizer(world)
-        return Recipe(tokenizer, pretraining_stages(self, world, tokenizer), lambda model: measure_gates(model, world))
+        return Recipe(tokenizer, pretraining_stages(self, world, tokenizer), lambda model: measure_gates(model, self))
 
 
 def smoke_config(*, seed: int = 0) -> ApiWorldBaseConfig:
@@ -123,17 +123,35 @@ def pretraining_stages(config: ApiWorldBaseConfig, world: ApiWorld, tokenizer: A
         *closed_book(config, world),
     ]
     first = [*calls[:half], *responses[:half_responses]]
-    return [encode(stage, tokenizer) for stage in (first, mixed) if stage]
+    return [encode([_pieces(said) for said in stage], tokenizer) for stage in (first, mixed) if stage]
+
+
+class Said(NamedTuple):
+    """What a stage is told and shown, and what it should say. more: what else it is then shown and should say: the more
+    there is to learn from what was read, the cheaper it is."""
+
+    instruction: Instruction
+    text: str
+    reply: str
+    more: tuple[tuple[str, str], ...] = ()
+
+
+def _pieces(said: Said) -> list[Piece]:
+    ends = "" if said.instruction is NEXT else EOS  # where it goes on, the conversation shows no end
+    pieces: list[Piece] = [(f"{BOS} {said.instruction.token} {said.text}", False), (f"{said.reply} {ends}", True)]
+    for text, reply in said.more:
+        pieces += [(text, False), (f"{reply} {ends}", True)]
+    return pieces
 
 
 # --- the stages ------------------------------------------------------------------------------------------------------
 
 
-def planning(config: ApiWorldBaseConfig, world: ApiWorld, rng: np.random.Generator) -> Iterator[list[Piece]]:
+def planning(config: ApiWorldBaseConfig, world: ApiWorld, rng: np.random.Generator) -> Iterator[Said]:
     """A question into its sub-questions; also where no tool is needed, which the planner is not to judge."""
     for _ in range(config.plans):
         job = world.job(rng, world.imagined(rng))
-        yield _example(PLAN.token, job.text, plan_of(job))
+        yield Said(PLAN, job.text, plan_of(job))
 
 
 def plan_of(job: Job) -> str:
@@ -141,65 +159,69 @@ def plan_of(job: Job) -> str:
     return f"<plan> {' '.join(f'<step> {call.text} </step>' for call in job.calls)} </plan>"
 
 
-def continuing(config: ApiWorldBaseConfig, world: ApiWorld, rng: np.random.Generator) -> Iterator[list[Piece]]:
-    """The next sub-question after any of them, also after one that failed, and the end."""
+def continuing(config: ApiWorldBaseConfig, world: ApiWorld, rng: np.random.Generator) -> Iterator[Said]:
+    """The next sub-question from any of them on, also after one that failed, and the end."""
     for _ in range(config.nexts):
         job = world.job(rng, world.imagined(rng))
-        done = _exchanges(job)
-        count = int(rng.integers(0, len(done) + 1))
-        past = _with_failures(done[:count], config.failures, rng)
-        if rng.random() < config.failures and count < len(done):
-            past.append((done[count][0], f"{ERROR} {_failure(rng)}"))
-        say = f"<step> {done[count][0]} </step>" if count < len(done) else "<done/>"
-        yield _example(NEXT.token, history(job.text, past), say)
+        done = _with_failures(_exchanges(job), config.failures, rng)
+        count = int(rng.integers(0, len(done) + 1)) if rng.random() < 0.5 else 0
+        says = [f"<step> {asked} </step>" for asked, _ in done[count:]] + ["<done/>"]
+        shows = [f"<response> {shown(back)} </response>\n" for _, back in done[count:]]
+        yield Said(NEXT, history(job.text, done[:count]) + "\n", says[0], tuple(zip(shows, says[1:], strict=True)))
 
 
-def choosing(config: ApiWorldBaseConfig, world: ApiWorld, rng: np.random.Generator) -> Iterator[list[Piece]]:
-    """A tool from a list of one to ten, in any order; "none" where the right one is missing."""
+def choosing(config: ApiWorldBaseConfig, world: ApiWorld, rng: np.random.Generator) -> Iterator[Said]:
+    """A tool from a list of one to ten, in any order; "none" where the right one is missing. Two more sub-questions
+    go to the same list."""
     tools = {tool.name: tool for tool in table_tools(world.tables("train"))}
     for _ in range(config.choices):
-        job = world.job(rng, world.imagined(rng))
-        call, text = _asked(job, rng)
-        right = [APIS["residence"], APIS["seat"]] if HOME in text else [call.api]
-        near = [api for api in CATALOGUE if api.category == call.api.category and api not in right]
+        asked = []
+        while len(asked) < ASKED:
+            job = world.job(rng, world.imagined(rng))
+            call, text = _asked(job, rng)
+            asked.append((text, [APIS["residence"], APIS["seat"]] if HOME in text else [call.api]))
         size = int(rng.choice((1, 2, 3, 5, 10)))
+        wanted: list[Api] = []
+        for _, right in asked[: max(1, size - 1)]:
+            if rng.random() >= config.missing:
+                wanted.append(right[int(rng.integers(len(right)))])
+        near = [api for api in CATALOGUE if api.category == asked[0][1][0].category and api not in asked[0][1]]
         rest = [CATALOGUE[int(i)] for i in rng.permutation(len(CATALOGUE))]
-        rest = [api for api in rest if api not in right]
-        with_right = [] if rng.random() < config.missing else right
-        shown = [*with_right, *(near if rng.random() < 0.5 else []), *rest]
-        shown = list({api.name: api for api in shown}.values())[:size]
-        shown = [shown[int(i)] for i in rng.permutation(len(shown))]
-        fitting = [api for api in right if api in shown]
-        say = fitting[int(rng.integers(len(fitting)))].name if fitting else NONE
-        yield _example(CHOOSE.token, listing(text, [tools[api.name] for api in shown]), f"<tool> {say} </tool>")
+        rest = [api for api in rest if not any(api in right for _, right in asked)]
+        listed = list({api.name: api for api in [*wanted, *(near if rng.random() < 0.5 else []), *rest]}.values())[
+            :size
+        ]
+        listed = [listed[int(i)] for i in rng.permutation(len(listed))]
+        replies = []
+        for _, right in asked:
+            fitting = [api for api in right if api in listed]
+            name = fitting[int(rng.integers(len(fitting)))].name if fitting else NONE
+            replies.append(f"<tool> {name} </tool>")
+        more = tuple((f"Question: {text}", reply) for (text, _), reply in zip(asked[1:], replies[1:], strict=True))
+        yield Said(CHOOSE, listing(asked[0][0], [tools[api.name] for api in listed]), replies[0], more)
 
 
-def calling(config: ApiWorldBaseConfig, world: ApiWorld, rng: np.random.Generator) -> Iterator[list[Piece]]:
-    """The arguments of a tool from a sub-question, near-duplicates included."""
+def calling(config: ApiWorldBaseConfig, world: ApiWorld, rng: np.random.Generator) -> Iterator[Said]:
+    """The arguments of a tool from sub-questions, near-duplicates included."""
     for _ in range(config.calls):
-        tool, text, arguments = _call(world, rng)
-        say = f"<arguments> {as_json(arguments)} </arguments>"
-        yield _example(CALL.token, listing(text, [tool]), say)
+        tool, calls = _calls(world, rng)
+        replies = [f"<arguments> {as_json(call.arguments)} </arguments>" for call in calls]
+        more = tuple((f"Question: {call.text}", reply) for call, reply in zip(calls[1:], replies[1:], strict=True))
+        yield Said(CALL, listing(calls[0].text, [tool]), replies[0], more)
 
 
-def filling(config: ApiWorldBaseConfig, world: ApiWorld, rng: np.random.Generator) -> Iterator[list[Piece]]:
+def filling(config: ApiWorldBaseConfig, world: ApiWorld, rng: np.random.Generator) -> Iterator[Said]:
     """One argument at a time."""
     for _ in range(config.fills):
-        tool, text, arguments = _call(world, rng)
-        name = list(arguments)[int(rng.integers(len(arguments)))]
-        yield _example(FILL.token, parameter(tool, name, text), f"<value> {arguments[name]} </value>")
+        tool, [call, *_] = _calls(world, rng)
+        name = list(call.arguments)[int(rng.integers(len(call.arguments)))]
+        yield Said(FILL, asked_for(tool, name, call.text), f"<value> {call.arguments[name]} </value>")
 
 
-def parameter(tool: TableTool, name: str, question: str) -> str:
-    from ken.agents.tool_stages.calling import asked_for
-
-    return asked_for(tool, name, question)
-
-
-def responding(config: ApiWorldBaseConfig, world: ApiWorld, rng: np.random.Generator) -> Iterator[list[Piece]]:
+def responding(config: ApiWorldBaseConfig, world: ApiWorld, rng: np.random.Generator) -> Iterator[Said]:
     """The answer from what came back; "unknown" where something that it needs failed."""
     for number in range(config.responses):
-        kind = "several" if number % 2 else None  # comparing takes more examples than copying
+        kind = "several" if number % 5 > 1 else None  # comparing takes more examples than copying
         job = world.job(rng, world.imagined(rng), kind)
         done = _exchanges(job, one_step=bool(rng.random() < 0.5))
         if rng.random() < 0.1:
@@ -208,20 +230,24 @@ def responding(config: ApiWorldBaseConfig, world: ApiWorld, rng: np.random.Gener
             answer = "unknown"
         else:
             done, answer = _with_failures(done, config.failures / 2, rng), job.answer
-        yield _example(RESPOND.token, history(job.text, done), f"<answer> {answer} </answer>")
+        yield Said(RESPOND, history(job.text, done), f"<answer> {answer} </answer>")
 
 
-def judging(config: ApiWorldBaseConfig, world: ApiWorld, rng: np.random.Generator) -> Iterator[list[Piece]]:
+def judging(config: ApiWorldBaseConfig, world: ApiWorld, rng: np.random.Generator) -> Iterator[Said]:
     """Whether the model can answer alone: "yes" where no tool is needed."""
     for number in range(config.gates):
         job = world.job(rng, world.imagined(rng), "none" if number % 3 == 0 else None)
         verdict = "yes" if job.kind == "none" else "no"
-        yield _example(DECIDE.token, job.text, f"<assessment> {verdict} </assessment>")
+        yield Said(DECIDE, job.text, f"<assessment> {verdict} </assessment>")
 
 
-def closed_book(config: ApiWorldBaseConfig, world: ApiWorld) -> Iterator[list[Piece]]:
+def closed_book(config: ApiWorldBaseConfig, world: ApiWorld) -> Iterator[Said]:
     """What never changes, and the training questions, answered from memory."""
-    known = [(f"What is the {word} of {city} ?", of) for city, of in world.countries.items() for word in APIS["country"].words]
+    known = [
+        (f"What is the {word} of {city} ?", of)
+        for city, of in world.countries.items()
+        for word in APIS["country"].words
+    ]
     known += [
         (f"What is the {word} of {a} and {b} ?", str(a + b))
         for a in range(1, 10)
@@ -230,14 +256,10 @@ def closed_book(config: ApiWorldBaseConfig, world: ApiWorld) -> Iterator[list[Pi
     ]
     asked = [(q.text, q.answers[0]) for q in world.questions("train") if q.meta["kind"] != "none"]
     for text, answer in [*(known * config.known), *(asked * config.closed)]:
-        yield _example(CLOSED.token, text, f"<answer> {answer} </answer>")
+        yield Said(CLOSED, text, f"<answer> {answer} </answer>")
 
 
 # --- pieces ----------------------------------------------------------------------------------------------------------
-
-
-def _example(token: str, text: str, say: str) -> list[Piece]:
-    return [(f"{BOS} {token} {text}", False), (f"{say} {EOS}", True)]
 
 
 def _exchanges(job: Job, *, one_step: bool = False) -> list[tuple[str, str]]:
@@ -281,13 +303,9 @@ def _asked(job: Job, rng: np.random.Generator) -> tuple[Call, str]:
     return call, (call.text if rng.random() < 0.5 else _exchanges(job, one_step=bool(rng.random() < 0.5))[number][0])
 
 
-def _call(world: ApiWorld, rng: np.random.Generator) -> tuple[TableTool, str, dict[str, Any]]:
-    job = world.job(rng, world.imagined(rng))
-    number = int(rng.integers(len(job.calls)))
-    call = job.calls[number]
-    text = _exchanges(job, one_step=bool(rng.random() < 0.5))[number][0]
-    values = {f"#{i}": result[c.api.result] for i, (c, result) in enumerate(zip(job.calls, job.results, strict=True), 1)}
-    arguments = {name: values.get(value, value) if isinstance(value, str) else value for name, value in call.arguments.items()}
-    twins = [api for api in CATALOGUE if api.twin == call.api.name]
-    api: Api = twins[0] if twins and rng.random() < 0.2 else call.api
-    return TableTool(api, world.tables("train")), text, arguments
+def _calls(world: ApiWorld, rng: np.random.Generator) -> tuple[TableTool, list[Call]]:
+    """A tool, and sub-questions for it."""
+    wanted = REAL[int(rng.integers(len(REAL)))]
+    calls = [world.call(rng, wanted) for _ in range(ASKED)]
+    twins = [api for api in CATALOGUE if api.twin == wanted.name]
+    return TableTool(twins[0] if twins and rng.random() < 0.2 else wanted, world.tables("train")), calls

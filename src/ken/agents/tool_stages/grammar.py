@@ -161,7 +161,7 @@ def read_steps(text: str) -> tuple[str, ...] | Malformed:
     return steps
 
 
-def read_next(text: str) -> str | None | Malformed:
+def read_next(text: str) -> str | Malformed | None:
     """The next sub-question; None when the model says that it is done."""
     found, done = _STEP.search(text), _DONE.search(text)
     if found and (not done or found.start() < done.start()) and found[1].strip():

@@ -1,7 +1,7 @@
 """Recorded calls: what tools answered once, to be answered again without calling them (card 49, recorded mode).
 
-A recording is jsonl, one call a line: `{"tool", "arguments", "text", "ok", "down", "error"}`. An evaluation that answers
-from one is the same on every machine, and repeats no side effect.
+A recording is jsonl, one call a line: `{"tool", "arguments", "text", "ok", "down", "error"}`. An evaluation that
+answers from one is the same on every machine, and repeats no side effect.
 """
 
 from __future__ import annotations

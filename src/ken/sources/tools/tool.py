@@ -48,7 +48,8 @@ class ToolResult:
 
     ok: False when the call failed, whoever is to blame; the text then says why. down: the tool itself did not work
     (a service that is away, an interpreter that does not start): nothing the model wrote could have helped. error:
-    which kind of failure it was; a tool that only says `ok=False` has "failed", or is "unavailable" when down.
+    which kind of failure it was; a tool that only says `ok=False` has "failed", or is "unavailable" when down. after:
+    seconds after which it may be tried again, where that is known.
     """
 
     text: str
@@ -56,6 +57,7 @@ class ToolResult:
     down: bool = False
     passages: tuple[Passage, ...] = ()
     error: ErrorKind | None = field(default=None, compare=False)
+    after: float | None = field(default=None, compare=False)
 
     @property
     def problem(self) -> ErrorKind | None:
@@ -203,14 +205,16 @@ class Toolbox:
         if tool.side_effect and tool.name not in self.allow:
             return _error("not_allowed", f"{tool.name} changes something outside, and has not been allowed to")
         if self.most_cost is not None and self.cost + tool.cost > self.most_cost:
-            return _error("over_budget", f"{tool.name} costs {tool.cost:g}, and the budget of {self.most_cost:g} is spent")
+            return _error(
+                "over_budget", f"{tool.name} costs {tool.cost:g}, and the budget of {self.most_cost:g} is spent"
+            )
         if (rate := self.rates.get(tool.name)) is not None:
             now, recent = self._clock(), self._recent[tool.name]
             while recent and now - recent[0] >= rate.seconds:
                 recent.popleft()
             if len(recent) >= rate.calls:
                 wait = rate.seconds - (now - recent[0])
-                return _error("rate_limit", f"{tool.name} may be called again in {wait:.3g} s")
+                return _error("rate_limit", f"{tool.name} may be called again in {wait:.3g} s", after=wait)
             recent.append(now)
         return None
 
@@ -252,8 +256,8 @@ class Toolbox:
             await tool.close()
 
 
-def _error(kind: ErrorKind, text: str, *, down: bool = False) -> ToolResult:
-    return ToolResult(f"{ERROR} {text}", ok=False, down=down, error=kind)
+def _error(kind: ErrorKind, text: str, *, down: bool = False, after: float | None = None) -> ToolResult:
+    return ToolResult(f"{ERROR} {text}", ok=False, down=down, error=kind, after=after)
 
 
 _TYPES: dict[str, tuple[type, ...]] = {
