@@ -141,3 +141,28 @@ def _checked(documents: Mapping[str, str]) -> list[str]:
     if not documents:
         raise BadInput("there are no tools to retrieve; give at least one document")
     return list(documents)
+
+
+class NeighbourVectors(NeighbourTools):
+    """The same vote, by the cosine of vectors, as `dense` has and adapts them."""
+
+    def __init__(
+        self,
+        questions: Sequence[str],
+        needed: Sequence[Collection[str]],
+        dense: DenseTools,
+        *,
+        neighbours: int = 10,
+        power: float = 4.0,
+    ) -> None:
+        super().__init__(questions, needed, neighbours=neighbours, power=power)
+        self.dense = dense
+        self._past = self._adapted(questions)
+
+    def rank_many(self, queries: Sequence[str], k: int) -> list[list[str]]:
+        return [self._voted(row.astype(np.float64), k) for row in self._adapted(queries) @ self._past.T]
+
+    def _adapted(self, questions: Sequence[str]) -> Floats:
+        vectors = self.dense.encoder.queries(questions)
+        adapted = vectors if self.dense.adapter is None else vectors @ self.dense.adapter
+        return np.asarray(adapted / np.maximum(np.linalg.norm(adapted, axis=1, keepdims=True), 1e-12), dtype=np.float32)
