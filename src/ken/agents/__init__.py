@@ -12,11 +12,13 @@ from ken.agents.search import SearchLoop
 from ken.agents.self_ask import SelfAsk
 from ken.agents.stepwise import Stepwise
 from ken.agents.strategy import Strategy
+from ken.agents.tool_pipeline import ToolStages, ToolStagesIterative
 from ken.agents.tools import ToolLoop
 from ken.core import BadInput
 
 STRATEGIES: dict[str, Callable[[], Strategy]] = {
-    s.name: s for s in (Direct, Rag, SearchLoop, Adaptive, Ircot, SelfAsk, Stepwise, ToolLoop)
+    s.name: s
+    for s in (Direct, Rag, SearchLoop, Adaptive, Ircot, SelfAsk, Stepwise, ToolLoop, ToolStages, ToolStagesIterative)
 }
 
 __all__ = [
@@ -31,6 +33,8 @@ __all__ = [
     "Stepwise",
     "Strategy",
     "ToolLoop",
+    "ToolStages",
+    "ToolStagesIterative",
     "load_strategy",
 ]
 

@@ -2,8 +2,8 @@
 
 BEIR's layout, in which ToolLens comes (github.com/quchangle1/COLT, datasets/ToolLens): `corpus.jsonl` with `_id`,
 `title`, `text`; `queries.jsonl` with `_id`, `text`; `qrels/train.tsv` and `qrels/test.tsv` with a header and query,
-tool and score. MetaTool's (github.com/HowieHwong/MetaTool, dataset): descriptions, single-tool and two-tool questions, and
-items that ask whether any tool is needed.
+tool and score. MetaTool's (github.com/HowieHwong/MetaTool, dataset): descriptions, single-tool and two-tool questions,
+and items that ask whether any tool is needed.
 """
 
 from __future__ import annotations

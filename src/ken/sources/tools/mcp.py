@@ -126,7 +126,9 @@ class McpServer:
                         schema = tool.input_schema if isinstance(tool.input_schema, dict) else {}
                         if is_schema(schema):
                             description = cut(" ".join((tool.description or "").split()), DESCRIPTION)
-                            found.append(McpTool(self, tool.name, tag_name(tool.name), description, schema))
+                            made = McpTool(self, tool.name, tag_name(tool.name), description, schema)
+                            made.side_effect = _changes_something(tool.annotations)
+                            found.append(made)
                     cursor = page.next_cursor
                     if not cursor or len(found) >= MOST_TOOLS:
                         break
@@ -322,6 +324,12 @@ def tag_name(name: str) -> str:
     """
     plain = re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:NAME].strip("_-")
     return plain if plain[:1].isalpha() else f"tool_{plain}"[:NAME].rstrip("_")
+
+
+def _changes_something(annotations: Any) -> bool:
+    """Whether the server says that the tool changes something. What it does not say is left to who named the server."""
+    said = [getattr(annotations, name, None) for name in ("read_only_hint", "destructive_hint")]
+    return said[0] is False or (said[1] is True and said[0] is not True)
 
 
 def _properties(schema: Mapping[str, Any]) -> dict[str, Any]:
