@@ -11,8 +11,8 @@ Arguments = Mapping[str, Any]
 
 
 def arguments_match(predicted: Arguments | None, gold: Arguments) -> bool:
-    """Are the arguments the same? Texts are compared without the spaces around them and without case, numbers by their
-    value (12 is 12.0); None for a call that was not made."""
+    """Are the arguments the same? Texts are compared but for spaces around and between words, numbers by their value
+    (12 is 12.0); None for a call that was not made."""
     return predicted is not None and _plain(predicted) == _plain(gold)
 
 
@@ -40,7 +40,7 @@ def _plain(arguments: Arguments) -> dict[str, str]:
 
 def _value(value: Any) -> str:
     if isinstance(value, str):
-        return json.dumps(" ".join(value.split()).lower())
+        return json.dumps(" ".join(value.split()))
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return json.dumps(value, sort_keys=True)

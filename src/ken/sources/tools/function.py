@@ -27,7 +27,8 @@ class FunctionTool(Tool):
     >>> FunctionTool(double).parameters["properties"]
     {'n': {'type': 'integer'}}
 
-    Raises `BadInput` for a function with parameters that have no type, or that cannot be given by name.
+    Raises `BadInput` for a function with parameters that have no type (or one that cannot be found), or that cannot be
+    given by name.
     """
 
     def __init__(
@@ -45,7 +46,12 @@ class FunctionTool(Tool):
         about = (inspect.getdoc(function) or "").partition("\n\n")[0]
         self.description = description or " ".join(about.split())  # type: ignore[misc]
         self.cost, self.side_effect, self.budget = cost, side_effect, budget
-        hints = get_type_hints(function, include_extras=True)
+        try:
+            hints = get_type_hints(function, include_extras=True)
+        except NameError as error:
+            raise BadInput(
+                f"a type of {self.name} cannot be found ({error}); define it outside of functions"
+            ) from error
         fields: dict[str, Any] = {}
         for parameter in inspect.signature(function).parameters.values():
             if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
