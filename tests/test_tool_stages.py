@@ -1,4 +1,4 @@
-"""The tool pipeline: what each stage says and reads, both paradigms, errors as observations, budgets, gold and faults."""
+"""The tool pipeline: what each stage says and reads, both paradigms, errors as observations, budgets, gold, faults."""
 
 from __future__ import annotations
 
@@ -247,9 +247,8 @@ def test_every_error_reaches_the_model_and_the_report(replies: dict[str, str], p
     )
     assert "[ERROR]" in script.seen[-1][1], "the responder is told"
     assert says in script.seen[-1][1]
-    assert set(traced(ToolStages(tools(), gate=False), Script(plan=script.replies["plan"], **replies)).report()) == {
-        problem
-    }
+    again = traced(ToolStages(tools(), gate=False), Script(plan=script.replies["plan"], **replies))
+    assert set(again.report()) == {problem}
 
 
 def test_a_call_is_repaired_with_the_error_and_not_for_ever() -> None:
@@ -579,7 +578,7 @@ def test_tools_of_an_mcp_server_and_of_a_file_serve_the_pipeline(tmp_path: Path)
         trajectory = ken.ask(
             "Say hi", model=ScriptedModel(script), strategy=name, mcp=[stub], tools=tmp_path / "tools.json"
         )
-        assert (trajectory.answer, trajectory.error) == ("hi", None)
+        assert (trajectory.answer, trajectory.error) == ("you said hi", None)
     with pytest.raises(BadInput, match="tool-stages"):
         ken.ask("x", model=ScriptedModel(script), strategy="tools", tools=tmp_path / "tools.json", allow=["code"])
     with pytest.raises(BadInput, match="no tool 'sned'"):
