@@ -15,6 +15,9 @@ Action = tuple[str, str]
 """A step: its name (of a tool, or the sub-question itself) and its arguments as text, "" for none."""
 
 
+_TINY = 1e-9
+
+
 @dataclass(frozen=True, slots=True)
 class PlanScore:
     """Steps in the right order: precision of the predicted ones, recall of the gold ones. All in [0, 1]."""
@@ -51,7 +54,13 @@ def plan_score(
         [name_weight * similarity(p[0], g[0]) + (1 - name_weight) * similarity(p[1], g[1]) for g in gold]
         for p in predicted
     ]
-    places = _matched([[weight if weight > threshold else 0.0 for weight in row] for row in weights])
+    # Of matchings of equal weight, the one that keeps the order: what crosses has the greater sum of squares.
+    places = _matched(
+        [
+            [weight - _TINY * (i - j) ** 2 if weight > threshold else 0.0 for j, weight in enumerate(row)]
+            for i, row in enumerate(weights)
+        ]
+    )
     kept = _longest_increasing([place for place in places if place is not None])
     precision, recall = kept / len(predicted), kept / len(gold)
     return PlanScore(precision, recall, 2 * precision * recall / (precision + recall) if kept else 0.0)

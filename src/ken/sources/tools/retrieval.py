@@ -52,8 +52,9 @@ class Bm25Tools(ToolRetriever):
         self._index = Index.build(passages, Path(self._folder.name) / "index", tokenizer=tokenizer)
 
     def rank_many(self, queries: Sequence[str], k: int) -> list[list[str]]:
-        found = self._index.search_many([query or " " for query in queries], k)
-        return [list(dict.fromkeys(passage.document_id for passage in passages))[:k] for passages in found]
+        asked = [query for query in queries if query.strip()]
+        found = iter(self._index.search_many(asked, k) if asked else [])
+        return [[passage.document_id for passage in next(found)] if query.strip() else [] for query in queries]
 
 
 class DenseTools(ToolRetriever):
