@@ -27,7 +27,8 @@ from ken.lab.names import invented_names
 Kind = Literal["person", "firm", "good", "city", "country", "currency", "number", "weekday", "owner"]
 NAMED: tuple[Kind, ...] = ("person", "firm", "good", "city", "country", "currency")
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
-SMALL = 99  # largest number in a table; a calculation on one stays below 1,000
+SMALL = 24  # largest number in a table; a calculation on one stays below 100
+LARGEST = 99
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,7 @@ class Api:
 
 def _category(name: str, *, twins: tuple[int, int] = (0, 1), tools: Sequence[Api]) -> list[Api]:
     former = [
-        Api(f"former{t.name.capitalize()}", name, t.takes, t.gives, t.words, t.factor + 2 if t.factor else 0, t.name)
+        Api(f"former{t.name.capitalize()}", name, t.takes, t.gives, t.words, t.factor - 1 if t.factor else 0, t.name)
         for t in (tools[i] for i in twins)
     ]
     return [*tools, *former]
@@ -100,7 +101,7 @@ def _money(name: str, *words: str) -> Api:
 
 
 def _reckon(category: str, name: str, *words: str) -> Api:
-    return Api(name, category, {"a": "number", "b": "number"}, "number", (name, *words))
+    return Api(name, category, {"first": "number", "second": "number"}, "number", (name, *words))
 
 
 CATALOGUE: tuple[Api, ...] = (
@@ -139,8 +140,8 @@ CATALOGUE: tuple[Api, ...] = (
     *_category(
         "units",
         tools=[
-            _convert("days", 7, "daytimes", "sunrises"),
             _convert("seasons", 4, "quarters", "trimesters"),
+            _convert("shoes", 2, "pairs", "boots"),
             _convert("feet", 3, "soles", "footage"),
         ],
     ),
@@ -185,7 +186,7 @@ class ApiWorldConfig(Explained):
 
     called = "an ApiWorld"
 
-    names: int = Field(default=60, ge=10)
+    names: int = Field(default=30, ge=10)
     train: int = Field(default=1500, ge=1)
     test: int = Field(default=300, ge=1)
     shares: tuple[float, float, float, float] = (0.2, 0.45, 0.25, 0.1)
@@ -241,15 +242,15 @@ class Tables:
             own = np.random.default_rng(derive_seed("apiworld", self.world.config.seed, self.seed, api.name, about))
             rng = self.imagined or own
             kind = ("person", "firm")[int(rng.integers(2))] if api.gives == "owner" else api.gives
-            names = self.world.names.get(kind, ())  # type: ignore[arg-type]
+            names = self.world.names.get(kind, ())
             drawn = names[int(rng.integers(len(names)))] if names else int(rng.integers(1, SMALL + 1))
             self._drawn[api.name, about] = drawn
         return self._drawn[api.name, about]
 
     def rate(self, api: Api, currency: str) -> int:
-        """How much of a money one unit of `currency` is, from 2 to 9."""
+        """How much of a money one unit of `currency` is, from 2 to 4."""
         own = np.random.default_rng(derive_seed("apiworld", self.world.config.seed, self.seed, api.name, currency))
-        return int(self._drawn.setdefault((api.name, currency), int((self.imagined or own).integers(2, 10))))
+        return int(self._drawn.setdefault((api.name, currency), int((self.imagined or own).integers(2, 5))))
 
     def call(self, api: Api, arguments: Mapping[str, Any]) -> dict[str, Value]:
         """What the tool returns. Raises `BadInput` for a name that is none of the kind that it takes."""
@@ -267,7 +268,7 @@ class Tables:
                 result["kind"] = "person" if value in self.world.known["person"] else "firm"
         else:
             result[api.result] = self._computed(api, given, last)
-        record = derive_seed(api.name, *given.values()) % 1000
+        record = derive_seed(api.name, *given.values()) % 100
         return {**result, "record": record, "status": "ok"}
 
     def _computed(self, api: Api, given: Mapping[str, Any], last: int) -> Value:
@@ -277,7 +278,7 @@ class Tables:
             return api.factor * last
         if api.gives == "weekday":
             return WEEKDAYS[(last + (3 if api.twin else 0)) % 7]
-        a, former = int(given["a"]), 5 if api.twin else 0
+        a, former = int(given["first"]), 3 if api.twin else 0
         match api.result:
             case "later" | "sum":
                 return a + last + former
@@ -444,7 +445,7 @@ class ApiWorld:
     def _beside(self, rng: np.random.Generator, api: Api) -> Value:
         if api.category == "currency":
             return self._name(rng, "currency")
-        return int(rng.integers(2, 10)) if api.name in {"product", "remainder"} else int(rng.integers(10, SMALL + 1))
+        return int(rng.integers(2, 5)) if api.name in {"product", "remainder"} else int(rng.integers(10, SMALL + 1))
 
     def _name(self, rng: np.random.Generator, kind: Kind) -> str:
         names = self.names[kind]
@@ -523,7 +524,7 @@ def vocabulary(world: ApiWorld) -> Iterable[str]:
         yield kind
     for api in CATALOGUE:
         yield from (api.name, api.category, *api.takes, *api.words)
-    yield from (*map(str, range(1000)), *WEEKDAYS, HOME, "record", "status", "ok", "kind", "yes", "no")
+    yield from (*map(str, range(LARGEST + 1)), *WEEKDAYS, HOME, "record", "status", "ok", "kind", "yes", "no")
     yield from ("What", "Which", "Is", "is", "the", "of", "and", "what", "has", "greater", "or", "former", "a")
     yield from (",", "?", ".", "owner", "day", "number")
 

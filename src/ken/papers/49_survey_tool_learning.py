@@ -22,7 +22,7 @@ from ken.agents.direct import Direct
 from ken.agents.tool_pipeline import ToolStages, ToolStagesIterative
 from ken.agents.tool_stages.calling import FreeCaller, SchemaCaller
 from ken.agents.tool_stages.faults import CorruptsArgument, DropsStep, SwapsTool, TruncatesResult
-from ken.agents.tool_stages.gold import GoldCaller, GoldPlanner, GoldResponder, GoldSelector
+from ken.agents.tool_stages.gold import GoldCaller, GoldPlanner, GoldResponder, GoldSelector, gold_calls
 from ken.agents.tool_stages.measures import STAGES, StageScores, first_deviation, stage_scores, succeeded
 from ken.agents.tool_stages.planning import ModelPlanner
 from ken.agents.tool_stages.responding import Insert, Integrate
@@ -92,8 +92,8 @@ class Bench:
     @cached_property
     def collaborative(self) -> ToolRetriever:
         """By the tools that similar sub-questions of the training questions needed."""
-        calls = [call for q in self.world.questions("train") for call in q.meta["calls"]]  # type: ignore[union-attr]
-        return NeighbourTools([c["text"] for c in calls], [{c["tool"]} for c in calls])  # type: ignore[index, call-overload]
+        calls = [call for q in self.world.questions("train") for call in gold_calls(q)]
+        return NeighbourTools([str(call["text"]) for call in calls], [{str(call["tool"])} for call in calls])
 
     @cached_property
     def bm25(self) -> ToolRetriever:
@@ -392,6 +392,7 @@ ARMS = (
 
 # --- claims ----------------------------------------------------------------------------------------------------------
 
+TOOLLENS_ARMS = ("tools-bm25", "tools-dense", "tools-adapter", "tools-neighbours", "tools-collaborative")
 EARLIER = {stage: STAGES[: STAGES.index(stage)] for stage in STAGES}
 
 
@@ -409,7 +410,7 @@ def _restores(stage: str) -> Callable[[Arms], float]:
 
 
 def _saved(arms: Arms) -> float:
-    return 0.2 * arms["no-gate"]["tool_calls_none"] - arms["one-step"]["tool_calls_none"]
+    return float(0.2 * arms["no-gate"]["tool_calls_none"] - arms["one-step"]["tool_calls_none"])
 
 
 CLAIMS = (
@@ -481,8 +482,6 @@ CLAIMS = (
         lambda arms: min(arms[name]["recall_3"] - arms[name]["comp_3"] for name in TOOLLENS_ARMS),
     ),
 )
-TOOLLENS_ARMS = ("tools-bm25", "tools-dense", "tools-adapter", "tools-neighbours", "tools-collaborative")
-
 paper = Paper(
     entry=entry("survey-tool-learning"),
     summary=(

@@ -66,13 +66,13 @@ class ApiWorldBaseConfig(LabBaseConfig):
     context: int = 640
     batch: int = 16
     weigh: Weigh = "token"
-    plans: int = Field(default=10_000, ge=0)
-    nexts: int = Field(default=7_000, ge=0)
-    choices: int = Field(default=4_500, ge=0)
-    calls: int = Field(default=5_000, ge=0)
-    fills: int = Field(default=3_000, ge=0)
+    plans: int = Field(default=9_000, ge=0)
+    nexts: int = Field(default=6_500, ge=0)
+    choices: int = Field(default=4_000, ge=0)
+    calls: int = Field(default=4_000, ge=0)
+    fills: int = Field(default=2_500, ge=0)
     responses: int = Field(default=15_000, ge=0)
-    gates: int = Field(default=3_000, ge=0)
+    gates: int = Field(default=2_000, ge=0)
     closed: int = Field(default=2, ge=0)
     known: int = Field(default=10, ge=0)
     failures: float = Field(default=0.2, ge=0, le=1)
@@ -96,7 +96,7 @@ def smoke_config(*, seed: int = 0) -> ApiWorldBaseConfig:
 
 
 def build_tokenizer(world: ApiWorld) -> Any:
-    """A word-level tokenizer over all that the world can say; numbers below 1,000 are one token each."""
+    """A word-level tokenizer over all that the world can say; numbers below 100 are one token each."""
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     errors = f"{UNAVAILABLE} {FAILED} there is no person".replace(",", " ").replace(";", " ").split()
@@ -150,7 +150,7 @@ def _pieces(said: Said) -> list[Piece]:
 def planning(config: ApiWorldBaseConfig, world: ApiWorld, rng: np.random.Generator) -> Iterator[Said]:
     """A question into its sub-questions; also where no tool is needed, which the planner is not to judge."""
     for _ in range(config.plans):
-        job = world.job(rng, world.imagined(rng))
+        job = world.job(rng, world.imagined(rng), _kind(rng))
         yield Said(PLAN, job.text, plan_of(job))
 
 
@@ -162,7 +162,7 @@ def plan_of(job: Job) -> str:
 def continuing(config: ApiWorldBaseConfig, world: ApiWorld, rng: np.random.Generator) -> Iterator[Said]:
     """The next sub-question from any of them on, also after one that failed, and the end."""
     for _ in range(config.nexts):
-        job = world.job(rng, world.imagined(rng))
+        job = world.job(rng, world.imagined(rng), _kind(rng))
         done = _with_failures(_exchanges(job), config.failures, rng)
         count = int(rng.integers(0, len(done) + 1)) if rng.random() < 0.5 else 0
         says = [f"<step> {asked} </step>" for asked, _ in done[count:]] + ["<done/>"]
@@ -175,7 +175,7 @@ def choosing(config: ApiWorldBaseConfig, world: ApiWorld, rng: np.random.Generat
     go to the same list."""
     tools = {tool.name: tool for tool in table_tools(world.tables("train"))}
     for _ in range(config.choices):
-        asked = []
+        asked: list[tuple[str, list[Api]]] = []
         while len(asked) < ASKED:
             job = world.job(rng, world.imagined(rng))
             call, text = _asked(job, rng)
@@ -260,6 +260,11 @@ def closed_book(config: ApiWorldBaseConfig, world: ApiWorld) -> Iterator[Said]:
 
 
 # --- pieces ----------------------------------------------------------------------------------------------------------
+
+
+def _kind(rng: np.random.Generator) -> str:
+    """Of a question to plan: more with several results than are asked, since these take more to learn."""
+    return str(rng.choice(("none", "chain", "several", "switch"), p=(0.1, 0.4, 0.4, 0.1)))
 
 
 def _exchanges(job: Job, *, one_step: bool = False) -> list[tuple[str, str]]:

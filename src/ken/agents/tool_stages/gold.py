@@ -25,14 +25,13 @@ Compose = Callable[[str, Sequence[str], Sequence[str]], str]
 
 def gold_calls(question: Question) -> list[Mapping[str, Any]]:
     """The calls that a question takes. Raises `BadInput` for a question that does not say."""
-    calls = question.meta.get("calls")
-    if not isinstance(calls, list) or not all(
-        isinstance(call, dict) and {"text", "tool"} <= call.keys() for call in calls
-    ):
+    listed = question.meta.get("calls")
+    calls = [call for call in listed if isinstance(call, dict)] if isinstance(listed, list) else []
+    if not calls or not all({"text", "tool", "arguments"} <= call.keys() for call in calls):
         raise BadInput(
             f"the question {question.id!r} does not say which calls it takes; a gold stage needs meta['calls']"
         )
-    return calls
+    return [*calls]
 
 
 def gold_call(question: Question, asked: str) -> tuple[Mapping[str, Any], dict[str, str]] | None:

@@ -60,7 +60,7 @@ def stage_scores(
     needs_tool: Callable[[Question], bool] = lambda question: bool(question.meta.get("tools")),
 ) -> StageScores:
     """The scores of attempts, one trace a question. Raises `BadInput` for questions that do not say their calls."""
-    plans, shown, chosen, problems, matched, pairs, repaired, responses = ([] for _ in range(8))  # type: ignore[var-annotated]
+    plans, shown, chosen, problems, matched, pairs, repaired, responses = ([] for _ in range(8))
     for question, trace in zip(questions, traces, strict=True):
         if trace.knows:
             continue

@@ -53,31 +53,35 @@ class ModelPlanner(Planner):
         self.repairs = repairs
 
     async def plan(self, attempt: Attempt, question: str, tools: dict[str, Tool]) -> Plan | Malformed:
-        text = escape(question)
-        for left in range(self.repairs, -1, -1):
+        text, left = escape(question), self.repairs
+        while True:
             written = (await attempt.aside(PLAN, text, stop=("</plan>",))).text
             steps = read_steps(written)
-            if not isinstance(steps, Malformed):
+            if isinstance(steps, Malformed):
+                problem = steps
+            else:
                 plan = tuple(PlannedStep(text=step) for step in steps)
                 if order_of(plan) is not None:
                     return plan
-                steps = Malformed(text=written, problem=CYCLIC)
-            if left:
-                attempt.steps.append(steps)
-                text = f"{escape(question)}\n{escape(written)}\n[ERROR] {steps.problem}; write the plan again"
-        return steps
+                problem = Malformed(text=written, problem=CYCLIC)
+            if not left:
+                return problem
+            left -= 1
+            attempt.steps.append(problem)
+            text = f"{escape(question)}\n{escape(written)}\n[ERROR] {problem.problem}; write the plan again"
 
     async def next(self, attempt: Attempt, question: str, done: Exchanges) -> PlannedStep | Malformed | None:
-        text = history(question, done)
-        for left in range(self.repairs, -1, -1):
+        text, left = history(question, done), self.repairs
+        while True:
             written = (await attempt.aside(NEXT, text, stop=("</step>", "<done/>"))).text
             step = read_next(written)
             if not isinstance(step, Malformed):
                 return None if step is None else PlannedStep(text=step)
-            if left:
-                attempt.steps.append(step)
-                text = f"{history(question, done)}\n[ERROR] {step.problem}; write one of them"
-        return step
+            if not left:
+                return step
+            left -= 1
+            attempt.steps.append(step)
+            text = f"{history(question, done)}\n[ERROR] {step.problem}; write one of them"
 
 
 CYCLIC = "sub-questions that wait for each other, or for one that there is not"

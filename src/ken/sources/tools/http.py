@@ -91,7 +91,7 @@ class HttpTool(Tool):
         sent: dict[str, Any] = {"headers": self.endpoint.headers}
         if self.endpoint.method in {"GET", "DELETE"}:
             if rest:
-                given = [
+                given: list[tuple[str, str | int | float | bool | None]] = [
                     (name, _text(v))
                     for name, value in rest.items()
                     for v in (value if isinstance(value, list) else [value])
