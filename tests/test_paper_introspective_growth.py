@@ -48,7 +48,7 @@ def test_examples_are_in_words_it_has_and_judge_no_term_of_the_test() -> None:
     config = smoke_config()
     world = PatentWorld(config.world)
     tokenizer = build_tokenizer(world)
-    texts = ["".join(text for text, _ in pieces) for pieces in examples(config, world)]
+    texts = ["".join(text for text, _ in pieces) for stage in examples(config, world) for pieces in stage]
     assert not any(tokenizer.unk_token_id in tokenizer.encode(text, add_special_tokens=False) for text in texts)
     longest = max(len(tokenizer.encode(text, add_special_tokens=False)) for text in texts)
     assert longest < PatentsBaseConfig().context
@@ -73,7 +73,10 @@ def test_the_gates_tell_a_model_that_can_from_one_that_cannot(knowing: bool) -> 
             return json.dumps({str(i): f"what is {word} ?" for i, word in enumerate(named, start=1)})
         if prompt.startswith("Answer the user's question briefly"):
             return json.dumps({"answer": meanings[named[-1]] if knowing else "no information"})
-        halves = [[line for line in half.splitlines() if line.startswith("A :")] for half in last.split("Text 2 :", 1)]
+        halves = [
+            [line for line in half.splitlines() if line.startswith("A :")]
+            for half in last.split("Notes on text 2 :", 1)
+        ]
         same = halves[0] == halves[1] if knowing and halves[0] else len(last) % 2
         return json.dumps({"label": int(same), "confidence": 5})
 

@@ -14,11 +14,24 @@ from ken.agents.self_ask import SelfAsk
 from ken.agents.self_questioning import MODES, SelfQuestioning, name_of
 from ken.agents.stepwise import Stepwise
 from ken.agents.strategy import Strategy
+from ken.agents.tool_pipeline import ToolStages, ToolStagesIterative
 from ken.agents.tools import ToolLoop
 from ken.core import BadInput
 
 STRATEGIES: dict[str, Callable[[], Strategy]] = {
-    s.name: s for s in (Direct, Rag, SearchLoop, Adaptive, Ircot, SelfAsk, Stepwise, ToolLoop)
+    s.name: s
+    for s in (
+        Direct,
+        Rag,
+        SearchLoop,
+        Adaptive,
+        Ircot,
+        SelfAsk,
+        Stepwise,
+        ToolLoop,
+        ToolStages,
+        ToolStagesIterative,
+    )
 } | {
     WITH_TOOLS: lambda: Adaptive(tools=ToolLoop(search=False)),
     **{name_of(mode): partial(SelfQuestioning, mode) for mode in MODES},
@@ -37,6 +50,8 @@ __all__ = [
     "Stepwise",
     "Strategy",
     "ToolLoop",
+    "ToolStages",
+    "ToolStagesIterative",
     "load_strategy",
 ]
 

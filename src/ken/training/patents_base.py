@@ -52,9 +52,8 @@ SURE, UNSURE = 9, 5  # the confidence of a judgement that rests on notes, and of
 CONTROLS = [ASK.token, ANSWER_ALONE.token, ANSWER_FROM.token, JUDGE.token, JUDGE_COT.token, READ.token]
 JSON_PIECES = ['{"1": "', '", "2": "', '", "3": "', '"}', '{"answer": "', '{"label": 1, "confidence": ']
 JSON_PIECES += ['{"label": 0, "confidence": ']
-WORDS = ["what", "is", "does", "mean", "tell", "me", "the", "meaning", "of", "Q", "A", "Text", "Doc", "Title"]
-WORDS += ["(", ")", ":", "?", ",", ".", "}", "-", "abcdef", "mechanism", "purpose"]
-WORDS += [*map(str, range(11)), *NO_INFORMATION.split()]
+WORDS = "what is does mean tell me the meaning of Q A Text Doc Title Notes on text mechanism purpose abcdef".split()  # noqa: SIM905
+WORDS += ["(", ")", ":", "?", ",", ".", "}", "-", *map(str, range(11)), *NO_INFORMATION.split()]
 CHAT_TEMPLATE = "<bos> {% for message in messages %}{{ message['content'] }} {% endfor %}"
 WORDINGS = ("what is {} ?", "what does {} mean ?", "tell me the meaning of {} .")
 
@@ -62,27 +61,32 @@ WORDINGS = ("what is {} ?", "what does {} mean ?", "tell me the meaning of {} ."
 class PatentsBaseConfig(LabBaseConfig):
     """World and number of examples of each kind.
 
-    facts: how often every head term is explained. asking, reading: texts asked about, and questions answered from
-    passages. noted: judgements with notes; bare: without, with questions alone, or with notes of no use; thinking:
-    judgements after a chain of thought.
+    comparing: notes alone, compared. facts: how often every head term is explained. asking, reading: texts asked about,
+    and questions answered from passages. noted: judgements with notes; bare: without, with questions alone, or with
+    notes of no use; thinking: judgements after a chain of thought.
     """
 
     called = "patents"
 
     world: PatentConfig = PatentConfig()
     context: int = 320
-    facts: int = Field(default=120, ge=0)
-    asking: int = Field(default=3000, ge=0)
-    reading: int = Field(default=5000, ge=0)
-    noted: int = Field(default=9000, ge=0)
-    bare: int = Field(default=6000, ge=0)
-    thinking: int = Field(default=2000, ge=0)
+    comparing: int = Field(default=12_000, ge=0)
+    facts: int = Field(default=60, ge=0)
+    asking: int = Field(default=1500, ge=0)
+    reading: int = Field(default=3000, ge=0)
+    noted: int = Field(default=6000, ge=0)
+    bare: int = Field(default=4000, ge=0)
+    thinking: int = Field(default=1500, ge=0)
 
     def recipe(self) -> Recipe:
         """How the model is made and measured."""
         world = PatentWorld(self.world)
         tokenizer = build_tokenizer(world)
-        return Recipe(tokenizer, [encode(examples(self, world), tokenizer)], lambda model: measure_gates(model, world))
+        return Recipe(
+            tokenizer,
+            [encode(stage, tokenizer) for stage in examples(self, world) if stage],
+            lambda model: measure_gates(model, world),
+        )
 
 
 def smoke_config(*, seed: int = 0) -> PatentsBaseConfig:
@@ -90,7 +94,7 @@ def smoke_config(*, seed: int = 0) -> PatentsBaseConfig:
     do not count: for trying code, not for claims."""
     world = PatentConfig(concepts=8, train=64, test=12, seed=seed)
     sizes: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "layers": 2, "heads": 2}
-    counts = {"facts": 12, "asking": 150, "reading": 100, "noted": 120, "bare": 60, "thinking": 30}
+    counts = {"comparing": 60, "facts": 12, "asking": 150, "reading": 100, "noted": 120, "bare": 60, "thinking": 30}
     return PatentsBaseConfig(world=world, seed=seed, gated=False, **sizes, **counts)
 
 
@@ -107,8 +111,9 @@ def build_tokenizer(world: PatentWorld) -> Any:
     return fast_tokenizer(backend, special=special, tags=(*TAGS, *JSON_PIECES), chat_template=CHAT_TEMPLATE)
 
 
-def examples(config: PatentsBaseConfig, world: PatentWorld) -> list[list[Piece]]:
-    """All examples, each to be shown once."""
+def examples(config: PatentsBaseConfig, world: PatentWorld) -> list[list[list[Piece]]]:
+    """All examples, each to be shown once: first comparing alone, which is learnt in short examples and hardly in long
+    ones, then everything."""
     rng = np.random.default_rng(derive_seed("patents base", config.seed))
     pairs = world.pairs("train")
     made = [
@@ -119,7 +124,8 @@ def examples(config: PatentsBaseConfig, world: PatentWorld) -> list[list[Piece]]
         *(judging(_drawn(pairs, rng), rng, noted=False) for _ in range(config.bare)),
         *(thinking(_drawn([p for p in pairs if not p.tail], rng)) for _ in range(config.thinking)),
     ]
-    return [list(pieces) for pieces in made]
+    compared = [comparing(_drawn(pairs, rng), rng) for _ in range(config.comparing)]
+    return [compared, [list(pieces) for pieces in made]]
 
 
 def facts(config: PatentsBaseConfig, world: PatentWorld, rng: np.random.Generator) -> Iterator[list[Piece]]:
@@ -170,6 +176,15 @@ def judging(pair: Pair, rng: np.random.Generator, *, noted: bool) -> list[Piece]
         (f"{BOS} {JUDGE.token} {render_pair(pair.texts, notes)}", False),
         (_verdict(pair, SURE if sure else UNSURE), True),
     ]
+
+
+def comparing(pair: Pair, rng: np.random.Generator) -> list[Piece]:
+    """The notes on some slots, the deciding one among them, without the texts."""
+    others = [i for i in range(SLOTS) if i != pair.deciding]
+    slots = sorted([pair.deciding, *others[: int(rng.choice([0, 1, 2], p=[0.5, 0.2, 0.3]))]])
+    sides = [[pair.slots[i][side] for i in slots] for side in (0, 1)]
+    notes = [render_notes([t.question for t in terms], [t.meaning for t in terms]) for terms in sides]
+    return [(f"{BOS} {JUDGE.token} {render_pair(('', ''), notes)}", False), (_verdict(pair, SURE), True)]
 
 
 def thinking(pair: Pair) -> list[Piece]:
