@@ -13,10 +13,11 @@ from ken.agents.self_ask import SelfAsk
 from ken.agents.stepwise import Stepwise
 from ken.agents.strategy import Strategy
 from ken.agents.tools import ToolLoop
+from ken.agents.tree import Tree
 from ken.core import BadInput
 
 STRATEGIES: dict[str, Callable[[], Strategy]] = {
-    s.name: s for s in (Direct, Rag, SearchLoop, Adaptive, Ircot, SelfAsk, Stepwise, ToolLoop)
+    s.name: s for s in (Direct, Rag, SearchLoop, Adaptive, Ircot, SelfAsk, Stepwise, ToolLoop, Tree)
 }
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "Stepwise",
     "Strategy",
     "ToolLoop",
+    "Tree",
     "load_strategy",
 ]
 

@@ -147,22 +147,27 @@ class Attempt:
         self._messages.append(Message("observation", content))
         self._pending.append(content)
 
-    async def search(self, query: str) -> tuple[Passage, ...] | None:
+    async def search(
+        self, query: str, *, k: int | None = None, steps: list[Step] | None = None
+    ) -> tuple[Passage, ...] | None:
         """Search and note both steps. None when the search engine failed, which is noted as an error observation.
 
+        k: passages, by default `top_k` of the sources. steps: where they are noted, for searches that run at once and
+        would come between each other's steps; by default in the record.
         Raises `SourceError` when there is no search engine.
         """
         retriever = self.sources.search
         if retriever is None:
             raise SourceError(f"the strategy {self.strategy!r} searches, but there is no index; give one with --index")
-        self.steps.append(Search(query=query))
+        steps = self.steps if steps is None else steps
+        steps.append(Search(query=query))
         self._usage += Usage(search_calls=1)
         try:
-            passages = tuple(await retriever.search(query, self.sources.top_k))
+            passages = tuple(await retriever.search(query, k or self.sources.top_k))
         except SourceError as error:
-            self.steps.append(Observation(note=str(error), error=True))
+            steps.append(Observation(note=str(error), error=True))
             return None
-        self.steps.append(Observation(passages=passages))
+        steps.append(Observation(passages=passages))
         return passages
 
     def count(self, usage: Usage) -> None:

@@ -59,6 +59,12 @@ def show_trace(console: Console, trajectory: Trajectory) -> None:
                     _line(console, "", str(triple))
                 for number, passage in enumerate(step.passages, start=1):
                     console.print(_passage(number, passage, indent="  "))
+            case "sub_question":
+                _line(console, "part", f"{step.index + 1}. {step.question or step.text}", style="cyan")
+                for candidate in step.candidates:
+                    mark = "✓" if candidate.method == step.chosen else " "
+                    said = candidate.text if not candidate.problem else f"no answer: {candidate.problem}"
+                    _line(console, "", f"{mark} {candidate.method} {candidate.score:.3f}  {said}")
             case "tool_call":
                 _line(console, "tool", f"{step.name} {step.arguments}", style="cyan")
             case "malformed":
