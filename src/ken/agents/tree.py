@@ -177,11 +177,11 @@ class Tree(Strategy):
 
     leaf, inner: the ways that are tried; without some of them these are the paper's ablations. k: passages for a node's
     own question (default: top_k of the sources; the paper's 5), sub_k: for each question below an inner node; both
-    are lowered to 1 until the prompt fits `window` tokens (default: what the model takes, else 4,097). max_depth: of the
-    tree; with 0 the question is not split, which leaves the choice between memory and passages. search_answers: a leaf
-    is also searched for by every answer that was filled into it (the paper on HotpotQA).
-    samples: how many chains of thought a model without log-probabilities writes of each answer, at temperature 1 but for
-    the first; the share that agrees is then its confidence, and the candidate says so.
+    are lowered to 1 until the prompt fits `window` tokens (default: what the model takes, else 4,097). max_depth: of
+    the tree; with 0 the question is not split, which leaves the choice between memory and passages. search_answers: a
+    leaf is also searched for by every answer that was filled into it (the paper on HotpotQA).
+    samples: how many chains of thought a model without log-probabilities writes of each answer, at temperature 1 but
+    for the first; the share that agrees is then its confidence, and the candidate says so.
     golds: what is accepted for a node's question, for the selector "oracle"; by default only the root's is known.
 
     Raises `BadInput` for numbers out of range, or ways that cannot be.
