@@ -3,8 +3,8 @@
 
 It is pretrained on sentences that tell the facts which are known inside, and on the prompts of `Tree` and of its
 baselines, exactly as these make them, about training entities only. Whoever asks about a held-out entity therefore
-finds facts that were told and skills that were learnt elsewhere. What must be read has random values, so that it cannot be
-remembered; where a fact was never told, a chain from memory ends in a random value, so that the model learns to be
+finds facts that were told and skills that were learnt elsewhere. What must be read has random values, so that it cannot
+be remembered; where a fact was never told, a chain from memory ends in a random value, so that the model learns to be
 unsure of it.
 """
 
