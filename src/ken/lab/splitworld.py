@@ -195,9 +195,14 @@ class SplitWorld:
             subject = facts[-1].value
         return tuple(facts)
 
+    def fact(self, question: str) -> Fact | None:
+        """The fact that a question asks for; None for one that needs several, or that it cannot read."""
+        chain = _CHAIN.fullmatch(_words(question))
+        return self.facts.get((chain[2], chain[1])) if chain else None
+
     def truth(self, question: str) -> str | None:
         """The right answer to a question in the words of this world; None for one that it cannot read."""
-        words = " ".join(question.replace("?", " ").replace(",", " ").split())
+        words = _words(question)
         if (first := _FIRST.fullmatch(words)) and first[1] in self.time_relations:
             both = [(subject, self.facts.get((subject, first[1]))) for subject in (first[2], first[3])]
             times = [(int(fact.value), subject) for subject, fact in both if fact is not None]
@@ -234,9 +239,9 @@ class SplitWorld:
             if len({subject, *(fact.value for fact in facts)}) == len(facts) + 1:  # it does not come back to itself
                 return Asked(kind, facts)
 
-    def asked(self, split: Split, count: int) -> tuple[Asked, ...]:
+    def asked(self, split: Split, count: int, seed: int = 0) -> tuple[Asked, ...]:
         """So many questions of a split, none twice, kinds in turn. Raises `BadInput` when there are not as many."""
-        rng = np.random.default_rng(derive_seed("split questions", self.config.seed, split))
+        rng = np.random.default_rng(derive_seed("split questions", self.config.seed, split, seed))
         drawn: dict[str, Asked] = {}
         misses = 0
         while len(drawn) < count:
@@ -247,6 +252,10 @@ class SplitWorld:
                     raise BadInput(f"this world has no {count} distinct {split} questions; ask for fewer")
             drawn[one.text] = one
         return tuple(drawn.values())
+
+
+def _words(question: str) -> str:
+    return " ".join(question.replace("?", " ").replace(",", " ").split())
 
 
 _CHAIN = re.compile(r"What is the (\w+(?: of the \w+)*) of (\w+ \w+)")
@@ -308,6 +317,6 @@ def documents(world: SplitWorld) -> list[Passage]:
     ]
 
 
-def questions(world: SplitWorld, split: Split, count: int) -> list[Question]:
+def questions(world: SplitWorld, split: Split, count: int, seed: int = 0) -> list[Question]:
     """So many questions of a split, in a fixed order in which every prefix mixes all kinds."""
-    return [one.question(f"{split}-{number}", split) for number, one in enumerate(world.asked(split, count))]
+    return [one.question(f"{split}-{seed}-{i}", split) for i, one in enumerate(world.asked(split, count, seed))]
