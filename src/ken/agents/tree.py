@@ -13,8 +13,9 @@ import math
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Literal, get_args
 
 from ken.agents.attempt import Attempt
@@ -71,7 +72,7 @@ def read_candidate(method: Method, generation: Generation, *, confidence: Confid
         return _no_answer(method, "an empty answer")
     if UNKNOWN in said or "ERROR" in said or normalize_answer(said) == UNKNOWN.lower():
         return _no_answer(method, UNKNOWN, text=said)
-    spans = {"explanation": (0, marks[0].start()), "answer": (start, len(text.rstrip()))}
+    spans = {"explanation": (0, len(text[: marks[0].start()].rstrip())), "answer": (start, len(text.rstrip()))}
     span = spans.get(confidence, (0, len(text.rstrip())))
     logprobs = span_logprobs(generation, *span) if text[slice(*span)].strip() else ()
     if logprobs is None:
@@ -375,9 +376,12 @@ def _context(solving: _Solving, node: SubQuestion) -> str:
     return f"Context:\n{context}\n\nQuestion:\n{escape(node.question)}"
 
 
-def unique(found: Sequence[Sequence[Passage]]) -> list[Passage]:
+def unique(found: Iterable[Sequence[Passage]]) -> list[Passage]:
     """The passages in their order, none with the title and text of one before."""
-    return list({(p.title, p.text): p for one in reversed(found) for p in reversed(one)}.values())[::-1]
+    first: dict[tuple[str, str], Passage] = {}
+    for passage in chain.from_iterable(found):
+        first.setdefault((passage.title, passage.text), passage)
+    return list(first.values())
 
 
 def count_tokens(model: Model, instruction: Instruction, text: str) -> int:
@@ -386,8 +390,3 @@ def count_tokens(model: Model, instruction: Instruction, text: str) -> int:
     if render is not None:
         return len(render([Message("system", instruction), Message("user", text)])[1])
     return math.ceil((len(instruction.text) + len(text)) / CHARACTERS)
-
-
-def scores(tree: QueryTree) -> Mapping[int, float]:
-    """The score of every node: that of the answer that won."""
-    return {node.index: NO_SCORE if node.answer is None else node.answer.score for node in tree.nodes}

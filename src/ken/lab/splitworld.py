@@ -47,6 +47,7 @@ ENTITY_RELATIONS = [
 ]
 TIME_RELATIONS = ("birth", "debut", "wedding", "arrival", "graduation", "retirement", "election", "coronation")
 SECOND_NAMES = 8
+MOST_MISSES = 1000  # draws in a row that bring no new question
 
 
 class SplitWorldConfig(Explained):
@@ -246,10 +247,9 @@ class SplitWorld:
         misses = 0
         while len(drawn) < count:
             one = self.some_question(KINDS[len(drawn) % len(KINDS)], split, rng)
-            if one.text in drawn:
-                misses += 1
-                if misses > 1000 + 100 * count:
-                    raise BadInput(f"this world has no {count} distinct {split} questions; ask for fewer")
+            misses = misses + 1 if one.text in drawn else 0
+            if misses > MOST_MISSES:
+                raise BadInput(f"this world has no {count} distinct {split} questions; ask for fewer")
             drawn[one.text] = one
         return tuple(drawn.values())
 

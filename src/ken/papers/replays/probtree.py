@@ -165,9 +165,10 @@ def _tables(paths: Sequence[Path], gold: Path | None) -> tuple[list[Table], list
         best = list(zip(released, reselect(trees, "max"), strict=True))
         same = [(c is not None and c.score == r.score, (c.text if c else "") == r.answer) for r, c in best]
         scores, answers = (sum(column) for column in zip(*same, strict=True))
+        others = "" if scores == len(trees) else "; the others come from another run of the authors"
         notes.append(
             f"{path}: of {len(trees):,} roots, {scores:,} have the score of their best stored candidate and "
-            f"{answers:,} its answer{'' if scores == len(trees) else '; the others come from another run of the authors'}."
+            f"{answers:,} its answer{others}."
         )
         known = [one for one in released if key(one.tree.root.text) in golds]
         if known:
