@@ -19,7 +19,8 @@ def ask(  # noqa: PLR0917 (typer reads the options from the signature)
     strategy: Annotated[
         str,
         typer.Option(
-            help="direct, rag, search, adaptive, ircot, self-ask, stepwise or tools (which runs code in a sandbox)."
+            help="direct, rag, search, adaptive, ircot, self-ask, stepwise, tree or tools (which runs code in a "
+            "sandbox)."
         ),
     ] = "adaptive",
     top_k: options.TopK = 3,

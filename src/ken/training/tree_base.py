@@ -42,7 +42,7 @@ from ken.training.factworld_base import TAGS
 from ken.training.lab_checkpoint import Gate, LabBaseConfig, Recipe
 from ken.training.lab_tokenizer import BOS, EOS, PAD, Piece, encode, fast_tokenizer
 from ken.training.lab_tokenizer import UNKNOWN as UNKNOWN_WORD
-from ken.training.pretraining import Example, Weigh
+from ken.training.pretraining import Example
 
 CONTROLS = [one.token for one in (SPLIT, CHAIN, FROM_PASSAGES, FROM_PARTS, READ, SELF_ASK)]
 MARKERS = [MARKER, FOLLOW_UP, INTERMEDIATE, FINAL, *(f"#{i}" for i in range(1, 4))]
@@ -58,24 +58,25 @@ FACTS_A_TEXT = 8
 class TreeBaseConfig(LabBaseConfig):
     """World and number of examples of each kind.
 
-    told: how often each fact that is known inside is told. splitting: trees; chains: from memory; reading: one passage
-    for one fact; reading_all: passages for all facts of a question; joining: from the answers of parts; self_ask: whole
-    dialogues of that baseline; ircot: rounds of the other.
+    told: how often each fact that is known inside is told. quoting: documents to copy from; splitting: trees; chains:
+    from memory; reading: one passage for one fact; reading_all: passages for all facts of a question; joining: from the
+    answers of parts; self_ask: whole dialogues of that baseline; ircot: rounds of the other.
     """
 
     called = "splitworld"
 
     world: SplitWorldConfig = SplitWorldConfig()
     context: int = 512
-    weigh: Weigh = "token"
+    batch: int = 16
     told: int = 16
-    splitting: int = 4000
-    chains: int = 8000
-    reading: int = 16_000
-    reading_all: int = 6000
-    joining: int = 6000
-    self_ask: int = 2500
-    ircot: int = 3500
+    quoting: int = 8000
+    splitting: int = 3000
+    chains: int = 6000
+    reading: int = 12_000
+    reading_all: int = 4000
+    joining: int = 5000
+    self_ask: int = 1500
+    ircot: int = 2500
 
     def recipe(self) -> Recipe:
         """How the model is made and measured."""
@@ -89,7 +90,9 @@ def smoke_config(*, seed: int = 0) -> TreeBaseConfig:
     gates do not count: for trying code, not for claims."""
     world = SplitWorldConfig(entities=60, entity_relations=3, time_relations=2, dev=0.2, test=0.3, seed=seed)
     sizes: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "layers": 2, "heads": 2}
-    counts = dict.fromkeys(("splitting", "chains", "reading", "reading_all", "joining", "self_ask", "ircot"), 100)
+    counts = dict.fromkeys(
+        ("quoting", "splitting", "chains", "reading", "reading_all", "joining", "self_ask", "ircot"), 100
+    )
     return TreeBaseConfig(world=world, seed=seed, told=2, gated=False, **sizes, **counts)
 
 
@@ -109,7 +112,7 @@ def build_tokenizer(world: SplitWorld) -> Any:
 
 
 def pretraining_stages(config: TreeBaseConfig, world: SplitWorld, tokenizer: Any) -> list[list[Example]]:
-    """All examples, each to be shown once, in one stage."""
+    """All examples, each to be shown once: first plain copying, so that it is there before anything builds on it."""
     rng = np.random.default_rng(derive_seed("split base", config.seed))
     kinds: tuple[tuple[Callable[[SplitWorld, np.random.Generator], list[Piece]], int], ...] = (
         (splitting, config.splitting),
@@ -120,12 +123,38 @@ def pretraining_stages(config: TreeBaseConfig, world: SplitWorld, tokenizer: Any
         (self_asking, config.self_ask),
         (interleaving, config.ircot),
     )
+    quotes = [quoting(world, rng) for _ in range(config.quoting)]
     texts = list(telling(world, config.told, rng))
     texts += [make(world, rng) for make, count in kinds for _ in range(count)]
-    return [encode(texts, tokenizer)]
+    return [encode(stage, tokenizer) for stage in (quotes, texts) if stage]
 
 
 # --- the mix ----------------------------------------------------------------------------------------------------------
+
+
+def quoting(world: SplitWorld, rng: np.random.Generator) -> list[Piece]:
+    """Documents with random values, then what they tell, and that they do not tell something: of anybody, so that every
+    name can be copied, and some about a namesake or the same entity, so that it takes the whole name and the relation
+    to find a value."""
+    told: dict[tuple[str, str], str] = {}
+    asked: dict[tuple[str, str], str] = {}
+    for _ in range(2):
+        subject = world.entities[int(rng.integers(len(world.entities)))]
+        relation, other = (world.relations[int(i)] for i in rng.permutation(len(world.relations))[:2])
+        same = world.namesake(subject, rng)
+        for key in [(relation, subject), (other, subject), (relation, same)]:
+            if rng.random() < 0.6:
+                told[key] = world.some_value(key[0], subject, rng)
+            asked[key] = told.get(key, UNKNOWN)
+    facts = list(told.items())
+    shown = [f"{sentence(*facts[int(i)][0], facts[int(i)][1])}." for i in rng.permutation(len(facts))]
+    pieces: list[Piece] = [(f"{BOS} {_documents(shown)}", False)]
+    keys = list(asked)
+    for i in rng.permutation(len(keys)):
+        relation, subject = keys[int(i)]
+        pieces += [(f"the {relation} of", False), (f"{subject} is", keys[int(i)] in told), (asked[keys[int(i)]], True)]
+        pieces.append((".", False))
+    return pieces
 
 
 def telling(world: SplitWorld, times: int, rng: np.random.Generator) -> Iterator[list[Piece]]:
@@ -157,7 +186,8 @@ def reading(world: SplitWorld, rng: np.random.Generator) -> list[Piece]:
     """A question about one fact, and the passage that a search engine would find for it: the fact, or nearly so."""
     fact = _made_up(world, _one(world, rng), rng)
     passage, fits = _passage(world, fact, rng)
-    return _taught(FROM_PASSAGES, _shown([passage], ask([fact.relation], fact.subject)), explained(_just(fact), fits))
+    asked = _just(fact)
+    return _taught(FROM_PASSAGES, _shown([passage], ask([fact.relation], fact.subject)), _read(asked, int(fits)))
 
 
 def reading_all(world: SplitWorld, rng: np.random.Generator) -> list[Piece]:
@@ -167,7 +197,8 @@ def reading_all(world: SplitWorld, rng: np.random.Generator) -> list[Piece]:
     found = [_passage(world, fact, rng, fit=0.85) for fact in asked.facts]
     first = found[0][0] if rng.random() < 0.7 else _same(world, asked.facts[0], rng)
     shown = list(dict.fromkeys([first, *(passage for passage, _ in found)]))
-    return _taught(FROM_PASSAGES, _shown(shown, asked.text), explained(asked, all(fits for _, fits in found)))
+    reached = [fits for _, fits in found].index(False) if not all(fits for _, fits in found) else len(found)
+    return _taught(FROM_PASSAGES, _shown(shown, asked.text), _read(asked, reached))
 
 
 def joining(world: SplitWorld, rng: np.random.Generator) -> list[Piece]:
@@ -189,8 +220,8 @@ def self_asking(world: SplitWorld, rng: np.random.Generator) -> list[Piece]:
     for fact in asked.facts:
         passage, fits = _passage(world, fact, rng, fit=0.8)
         pieces.append((f"{said} {FOLLOW_UP} {ask([fact.relation], fact.subject)} {INTERMEDIATE}", True))
-        pieces.append((render_passages([Passage(id="", text=passage)]), False))
-        said = f"{fact.value} ." if fits else f"{UNKNOWN} ."
+        pieces.append((_documents([passage]), False))
+        said = f"{fact.sentence if fits else _missing(fact)} ."
         if not fits:
             return [*pieces, (f"{said} {FINAL} {UNKNOWN} {EOS}", True)]
     compared = f"{_compared(asked)} ." if asked.kind == "comparison" else ""
@@ -211,22 +242,19 @@ def interleaving(world: SplitWorld, rng: np.random.Generator) -> list[Piece]:
     thought = [fact.sentence for fact in asked.facts[:reached]]
     answer = asked.answer
     if reached < len(asked.facts):
-        needed = asked.facts[reached]
-        thought.append(f"the {needed.relation} of {needed.subject}")
+        thought.append(_missing(asked.facts[reached]))
         answer = UNKNOWN
     elif asked.kind == "comparison":
         thought[-1] += f" and {_compared(asked)}"
-    text = f"{render_passages([Passage(id='', text=t) for t in dict.fromkeys(shown)])} {asked.text}"
+    text = f"{_documents(list(dict.fromkeys(shown)))} {asked.text}"
     return _taught(READ, text, f"<think> {' , '.join(thought)} </think> <answer> {answer} </answer>")
 
 
 # --- their parts
 
 
-def explained(asked: Asked, fits: bool = True, *, joined: bool = False) -> str:
-    """The chain of thought: every fact in its words, or of what the parts said, then the answer."""
-    if not fits:
-        return f"{MARKER} {UNKNOWN}"
+def explained(asked: Asked, *, joined: bool = False) -> str:
+    """The chain of thought: every fact in its words, or what the parts said, then the answer."""
     facts = [fact.sentence for fact in asked.facts]
     if joined and asked.kind in {"3-hop", "4-hop"}:
         first = asked.facts[:2]
@@ -235,6 +263,18 @@ def explained(asked: Asked, fits: bool = True, *, joined: bool = False) -> str:
     if asked.kind == "comparison" and len(asked.facts) == 2:
         facts.append(_compared(asked))
     return f"{' , '.join(facts)} {MARKER} {asked.answer}"
+
+
+def _read(asked: Asked, reached: int) -> str:
+    """The chain of thought of one who found so many of the facts that are needed, in their order."""
+    if reached == len(asked.facts):
+        return explained(asked)
+    said = [*(fact.sentence for fact in asked.facts[:reached]), _missing(asked.facts[reached])]
+    return f"{' , '.join(said)} {MARKER} {UNKNOWN}"
+
+
+def _missing(fact: Fact) -> str:
+    return sentence(fact.relation, fact.subject, UNKNOWN)
 
 
 def _compared(asked: Asked) -> str:
@@ -256,8 +296,11 @@ def _context(lines: Sequence[str], question: str) -> str:
 
 
 def _shown(passages: Sequence[str], question: str) -> str:
-    found = [Passage(id="", text=text) for text in passages]
-    return f"{render_passages(found, max_words=EVERYTHING)}\n\n{question}"
+    return f"{_documents(passages)}\n\n{question}"
+
+
+def _documents(texts: Sequence[str]) -> str:
+    return render_passages([Passage(id="", text=text) for text in texts], max_words=EVERYTHING)
 
 
 def _taught(instruction: Instruction, text: str, reply: str) -> list[Piece]:
@@ -332,7 +375,8 @@ def _passage(world: SplitWorld, fact: Fact, rng: np.random.Generator, fit: float
     if kind < 0.75:
         return _same(world, fact, rng), False
     others = world.splits[world.split_of[fact.subject]]
-    relation = fact.relation if rng.random() < 0.5 else world.relations[int(rng.integers(len(world.relations)))]
+    like = fact.relation in world.entity_relations and rng.random() < 0.5
+    relation = fact.relation if like else str(rng.choice(world.entity_relations))
     return f"{sentence(relation, others[int(rng.integers(len(others)))], fact.subject)}.", False
 
 
