@@ -231,9 +231,9 @@ class SplitWorld:
             relation = self.time_relations[int(rng.integers(len(self.time_relations)))]
             while True:
                 one, other = (entities[int(i)] for i in rng.choice(len(entities), size=2, replace=False))
-                facts = (self.facts[one, relation], self.facts[other, relation])
-                if facts[0].value != facts[1].value:
-                    return Asked(kind, facts)
+                both = (self.facts[one, relation], self.facts[other, relation])
+                if both[0].value != both[1].value:
+                    return Asked(kind, both)
         while True:
             subject = entities[int(rng.integers(len(entities)))]
             facts = self.chain(self.some_relations(int(kind[0]), rng), subject)

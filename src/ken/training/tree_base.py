@@ -91,9 +91,9 @@ def smoke_config(*, seed: int = 0) -> TreeBaseConfig:
     world = SplitWorldConfig(entities=60, entity_relations=3, time_relations=2, dev=0.2, test=0.3, seed=seed)
     sizes: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "layers": 2, "heads": 2}
     counts = dict.fromkeys(
-        ("quoting", "splitting", "chains", "reading", "reading_all", "joining", "self_ask", "ircot"), 100
+        ("quoting", "splitting", "chains", "reading", "reading_all", "joining", "self_ask", "ircot"), 60
     )
-    return TreeBaseConfig(world=world, seed=seed, told=2, gated=False, **sizes, **counts)
+    return TreeBaseConfig(world=world, seed=seed, told=1, gated=False, **sizes, **counts)
 
 
 def build_tokenizer(world: SplitWorld) -> Any:
