@@ -24,8 +24,10 @@ def show_answer(console: Console, trajectory: Trajectory) -> None:
     for search in trajectory.searches:
         _line(console, "searched", search.query, style="cyan")
     answer = trajectory.answer
-    if answer is not None:
+    if answer:
         _line(console, "answer", answer, style="bold green")
+    elif answer is not None:
+        _line(console, "no answer", "nothing that it tried gave one", style="red")
     else:
         written = next((s.text for s in reversed(trajectory.segments) if s.role == "policy"), "")
         _line(

@@ -68,15 +68,15 @@ class TreeBaseConfig(LabBaseConfig):
     world: SplitWorldConfig = SplitWorldConfig()
     context: int = 512
     batch: int = 16
-    told: int = 16
-    quoting: int = 8000
+    told: int = 14
+    quoting: int = 10_000
     splitting: int = 3000
     chains: int = 6000
     reading: int = 12_000
-    reading_all: int = 4000
-    joining: int = 5000
-    self_ask: int = 1500
-    ircot: int = 2500
+    reading_all: int = 3000
+    joining: int = 4000
+    self_ask: int = 1200
+    ircot: int = 2000
 
     def recipe(self) -> Recipe:
         """How the model is made and measured."""
@@ -138,22 +138,22 @@ def quoting(world: SplitWorld, rng: np.random.Generator) -> list[Piece]:
     to find a value."""
     told: dict[tuple[str, str], str] = {}
     asked: dict[tuple[str, str], str] = {}
-    for _ in range(2):
-        subject = world.entities[int(rng.integers(len(world.entities)))]
+    for _ in range(1 if rng.random() < 0.6 else 2):
+        subject, stranger = (world.entities[int(i)] for i in rng.choice(len(world.entities), size=2, replace=False))
         relation, other = (world.relations[int(i)] for i in rng.permutation(len(world.relations))[:2])
-        same = world.namesake(subject, rng)
-        for key in [(relation, subject), (other, subject), (relation, same)]:
+        for key in [(relation, subject), (other, subject), (relation, world.namesake(subject, rng))]:
             if rng.random() < 0.6:
                 told[key] = world.some_value(key[0], subject, rng)
             asked[key] = told.get(key, UNKNOWN)
+        asked.setdefault((relation, stranger), UNKNOWN)
     facts = list(told.items())
     shown = [f"{sentence(*facts[int(i)][0], facts[int(i)][1])}." for i in rng.permutation(len(facts))]
     pieces: list[Piece] = [(f"{BOS} {_documents(shown)}", False)]
     keys = list(asked)
     for i in rng.permutation(len(keys)):
         relation, subject = keys[int(i)]
-        pieces += [(f"the {relation} of", False), (f"{subject} is", keys[int(i)] in told), (asked[keys[int(i)]], True)]
-        pieces.append((".", False))
+        copied = keys[int(i)] in told and bool(rng.random() < 0.3)
+        pieces += [(f"the {relation} of", False), (f"{subject} is", copied), (asked[keys[int(i)]], True), (".", False)]
     return pieces
 
 
