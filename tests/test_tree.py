@@ -206,7 +206,9 @@ def scholar(answers: dict[str, tuple[str, float]], tree: str = TREE, *, logprobs
         token, _, text = prompt.partition("\n\n")
         if token == SPLIT.token:
             return tree
-        kind = {CHAIN.token: "closed", FROM_PASSAGES.token: "open", FROM_PARTS.token: "child"}[token]
+        kind = {CHAIN.token: "closed", FROM_PASSAGES.token: "open", FROM_PARTS.token: "child"}.get(token)
+        if kind is None:  # another strategy
+            return "<answer> 1630 </answer>"
         question = text.rpartition("Question:\n")[2] if kind == "child" else text.rpartition("\n\n")[2]
         said, sure = answers.get(f"{kind} {question}", ("Unknown", -0.01))
         return f"Because of it. {MARKER} {said}."
@@ -484,3 +486,21 @@ def test_what_was_searched_for_once_is_not_searched_for_again():
     queries = [s.query for s in steps_of(made, Search)]
     assert queries.count(ASKED) == 1
     assert len(steps_of(made, SubQuestion)) == 3
+
+
+def test_an_audit_measures_and_draws_it(tmp_path):
+    words = {w.strip("?") for key in KNOWN for w in key.split()}
+    index = ken.Index.build([Passage(id="a", text=" ".join(sorted(words)))], tmp_path / "index")
+    report = ken.audit(
+        [QUESTION],
+        model=scholar(KNOWN),
+        index=index,
+        strategies="rag,tree",
+        samples=2,
+        out=tmp_path / "audit",
+    )
+    (row,) = [row for row in report.strategies if row.strategy == "tree"]
+    assert (row.em, row.cost.model_calls) == (1.0, 1 + 2 * 4 + 3 * 2)
+    page = (tmp_path / "audit" / "audit.html").read_text()
+    assert "✓ child" in page
+    assert "When did Puritan arrive in New England?" in page
