@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import ken
 from ken.agents import Tree
-from ken.agents.query_tree import QueryTree
+from ken.agents.query_tree import QueryTree, read_tree
 from ken.agents.tree import agreed, child_score, count_tokens, origin, read_candidate, select, unique
 from ken.agents.tree_prompts import CHAIN, FROM_PARTS, FROM_PASSAGES, MARKER, SPLIT
 from ken.core import (
@@ -331,6 +331,14 @@ def test_the_oracle_may_know_every_part():
     golds = {"Who?": ["John Harvard"]}
     made = attempt(Tree(selector="oracle", golds=lambda q: golds.get(q, ())), scholar(KNOWN))
     assert QueryTree.of(made).nodes[0].chosen == "open"
+
+
+def test_a_tree_that_is_known_is_not_asked_for():
+    known = read_tree(TREE, ASKED).tree
+    made = attempt(Tree(trees=lambda question: known if question == ASKED else None), scholar(KNOWN))
+    assert made.usage.model_calls == 2 * 4 + 3 * 2
+    assert QueryTree.of(made).root.decomposition is None  # nobody said how sure it is of the parts
+    assert made.answer == "1630"
 
 
 def test_a_tree_that_does_not_parse_is_counted_and_the_question_is_a_leaf():

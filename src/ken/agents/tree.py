@@ -184,6 +184,7 @@ class Tree(Strategy):
     samples: how many chains of thought a model without log-probabilities writes of each answer, at temperature 1 but
     for the first; the share that agrees is then its confidence, and the candidate says so.
     golds: what is accepted for a node's question, for the selector "oracle"; by default only the root's is known.
+    trees: the tree of a question, if it is known already (the paper's are released); None has the model write it.
 
     Raises `BadInput` for numbers out of range, or ways that cannot be.
     """
@@ -207,6 +208,7 @@ class Tree(Strategy):
         search_answers: bool = False,
         prompts: Prompts = Prompts(),
         golds: Callable[[str], Sequence[str]] | None = None,
+        trees: Callable[[str], QueryTree | None] = lambda question: None,
     ) -> None:
         if not leaf or not inner or "child" in leaf:
             raise BadInput("a leaf is answered 'closed', 'open' or both; an inner node may also be answered by 'child'")
@@ -215,7 +217,8 @@ class Tree(Strategy):
         self.leaf, self.inner, self.selector = tuple(leaf), tuple(inner), selector
         self.confidence, self.aggregation = confidence, aggregation
         self.k, self.sub_k, self.max_depth, self.samples = k, sub_k, max_depth, samples
-        self.window, self.search_answers, self.prompts, self.golds = window, search_answers, prompts, golds
+        self.window, self.search_answers, self.prompts = window, search_answers, prompts
+        self.golds, self.trees = golds, trees
 
     async def solve(self, attempt: Attempt) -> None:
         solving = await self._split(attempt)
@@ -240,6 +243,8 @@ class Tree(Strategy):
         question = attempt.question.text
         if self.max_depth == 0:
             return _Solving(QueryTree.single(question))
+        if (known := self.trees(question)) is not None:
+            return _Solving(known)
         generation = await attempt.aside(self.prompts.split, escape(question))
         read = read_tree(
             generation.text,
