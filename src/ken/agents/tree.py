@@ -229,14 +229,11 @@ class Tree(Strategy):
                 attempt.steps.extend([*steps, node])
         solved = QueryTree(nodes=tuple(solving.done[index] for index in sorted(solving.done)))
         best = solved.root.answer
-        sure = None if best is None else best.score if self.confidence == "probability" else math.exp(best.score)
-        attempt.steps.append(
-            Answer(
-                text=best.text if best is not None else "",
-                source=origin(solved),
-                confidence=None if sure is None else min(1.0, max(0.0, sure)),
-            )
-        )
+        sure = None
+        if best is not None:
+            sure = best.score if self.confidence == "probability" else math.exp(min(0.0, best.score))
+            sure = min(1.0, max(0.0, sure))
+        attempt.steps.append(Answer(text=best.text if best else "", source=origin(solved), confidence=sure))
 
     async def _split(self, attempt: Attempt) -> _Solving:
         """The tree that the model writes; a single node where it writes none."""
@@ -309,12 +306,12 @@ class Tree(Strategy):
                 break
         else:
             return _no_answer(method, NOTHING if tried is None else "the prompt is too long")
-        greedy = attempt.sampling.but(max_tokens=tokens)
-        first = await attempt.aside(*tried, stop=STOP, sampling=greedy)
+        sampling = attempt.sampling.but(max_tokens=tokens)
+        first = await attempt.aside(*tried, stop=STOP, sampling=sampling)
         solving.logprobs |= first.logprobs is not None
         if solving.logprobs or first.ended == "length":
             return read_candidate(method, first, confidence=self.confidence)
-        warm = greedy.but(temperature=greedy.temperature or 1.0)
+        warm = sampling.but(temperature=sampling.temperature or 1.0)
         more = await asyncio.gather(*(attempt.aside(*tried, stop=STOP, sampling=warm) for _ in range(self.samples - 1)))
         return agreed(method, [first, *more], probability=self.confidence == "probability")
 
