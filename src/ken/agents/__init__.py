@@ -16,6 +16,7 @@ from ken.agents.stepwise import Stepwise
 from ken.agents.strategy import Strategy
 from ken.agents.tool_pipeline import ToolStages, ToolStagesIterative
 from ken.agents.tools import ToolLoop
+from ken.agents.tree import Tree
 from ken.core import BadInput
 
 STRATEGIES: dict[str, Callable[[], Strategy]] = {
@@ -31,6 +32,7 @@ STRATEGIES: dict[str, Callable[[], Strategy]] = {
         ToolLoop,
         ToolStages,
         ToolStagesIterative,
+        Tree,
     )
 } | {
     WITH_TOOLS: lambda: Adaptive(tools=ToolLoop(search=False)),
@@ -52,6 +54,7 @@ __all__ = [
     "ToolLoop",
     "ToolStages",
     "ToolStagesIterative",
+    "Tree",
     "load_strategy",
 ]
 

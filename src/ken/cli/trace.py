@@ -24,8 +24,10 @@ def show_answer(console: Console, trajectory: Trajectory) -> None:
     for search in trajectory.searches:
         _line(console, "searched", search.query, style="cyan")
     answer = trajectory.answer
-    if answer is not None:
+    if answer:
         _line(console, "answer", answer, style="bold green")
+    elif answer is not None:
+        _line(console, "no answer", "nothing that it tried gave one", style="red")
     else:
         written = next((s.text for s in reversed(trajectory.segments) if s.role == "policy"), "")
         _line(
@@ -59,6 +61,12 @@ def show_trace(console: Console, trajectory: Trajectory) -> None:
                     _line(console, "", str(triple))
                 for number, passage in enumerate(step.passages, start=1):
                     console.print(_passage(number, passage, indent="  "))
+            case "sub_question":
+                _line(console, "part", f"{step.index + 1}. {step.question or step.text}", style="cyan")
+                for candidate in step.candidates:
+                    mark = "✓" if candidate.method == step.chosen else " "
+                    said = candidate.text if not candidate.problem else f"no answer: {candidate.problem}"
+                    _line(console, "", f"{mark} {candidate.method} {candidate.score:.3f}  {said}")
             case "tool_call":
                 _line(console, "tool", f"{step.name} {step.arguments}", style="cyan")
             case "malformed":

@@ -9,6 +9,7 @@ from ken.lab.calculation import CalculationWorldConfig
 from ken.lab.conversations import ConversationWorldConfig
 from ken.lab.multihop import MultiHopConfig
 from ken.lab.patents import PatentConfig
+from ken.lab.splitworld import SplitWorldConfig
 from ken.training.calculation_base import CalculationBaseConfig
 from ken.training.conversations_base import ConversationsBaseConfig
 from ken.training.factworld_base import FactWorldBaseConfig
@@ -16,6 +17,7 @@ from ken.training.factworld_variants import variant_config
 from ken.training.lab_checkpoint import LabBaseConfig
 from ken.training.multihop_base import MultiHopBaseConfig
 from ken.training.patents_base import PatentsBaseConfig
+from ken.training.tree_base import TreeBaseConfig
 
 BASES: dict[str, Callable[[int], LabBaseConfig]] = {
     FactWorldBaseConfig.called: lambda seed: variant_config("plain", seed=seed),
@@ -27,6 +29,7 @@ BASES: dict[str, Callable[[int], LabBaseConfig]] = {
     ),
     PatentsBaseConfig.called: lambda seed: PatentsBaseConfig(world=PatentConfig(seed=seed), seed=seed),
     MultiHopBaseConfig.called: lambda seed: MultiHopBaseConfig(world=MultiHopConfig(seed=seed), seed=seed),
+    TreeBaseConfig.called: lambda seed: TreeBaseConfig(world=SplitWorldConfig(seed=seed), seed=seed),
 }
 """From a seed, of world and model, to the config of the base model."""
 

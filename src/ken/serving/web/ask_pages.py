@@ -31,6 +31,7 @@ STRATEGY_WORDS = {
     "ircot": "makes every thought the next query",
     "self-ask": "asks itself follow-up questions",
     "stepwise": "plans one retrieval a step",
+    "tree": "splits the question, and trusts the likeliest answer to each part",
     "tools": "searches, and runs Python in a sandbox",
 }
 
