@@ -41,7 +41,7 @@ class LogitLens:
     Raises `Unsupported` in one sentence for a model without blocks that can be read, with fewer than `fewest` (4)
     layers, without a final norm or an output head, whose head says it is tied to the embeddings and is not, or whose
     logits are not head(norm(h_L)) (capped or scaled: the lens would read other numbers than the model says). To know
-    that, the model processes one token.
+    that, the model processes three tokens.
     """
 
     def __init__(self, model: Any, *, fewest: int = FEWEST_LAYERS) -> None:
@@ -73,9 +73,10 @@ class LogitLens:
 
     @torch.inference_mode()
     def _check(self, name: str) -> None:
-        token = torch.zeros(1, 1, dtype=torch.long, device=self.model.device)
+        count = self.head.weight.shape[0]  # not token 0, which may be padding, whose embedding is zero
+        tokens = torch.tensor([[1, count // 2, count // 3]], device=self.model.device)
         with self.recording([self.layers]) as states:
-            said = self.model(input_ids=token, use_cache=False).logits[:, -1].float()
+            said = self.model(input_ids=tokens, use_cache=False).logits[:, -1].float()
         read = self.logits(states.out[self.layers])
         if not torch.allclose(said, read, rtol=1e-2, atol=1e-2 * float(said.abs().max())):
             raise Unsupported(
@@ -123,16 +124,19 @@ class LogitLens:
             for handle in handles:
                 handle.remove()
 
+    @torch.no_grad()
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """W_U · LN_f(h) of states as `recording` gives them, also of the last layer: [..., width] → float32 [...,
         vocabulary]. Not for transformers' `hidden_states[-1]`, on which the norm has been applied already."""
         logits: torch.Tensor = self.head(self.norm(hidden)).float()
         return logits
 
+    @torch.no_grad()
     def log_probabilities(self, hidden: torch.Tensor) -> torch.Tensor:
         """log q(h), in nats: [..., width] → float32 [..., vocabulary]."""
         return self.logits(hidden).log_softmax(-1)
 
+    @torch.no_grad()
     def logits_of(self, hidden: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """The logits of some tokens alone, which spares the rest of the head: hidden [..., rows, width], tokens int64
         [rows, n] → float32 [..., rows, n]."""
