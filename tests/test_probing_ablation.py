@@ -23,8 +23,8 @@ from ken.probing.ablation import (  # noqa: E402
 )
 from ken.probing.lens import LogitLens  # noqa: E402
 from ken.probing.noise import noise_documents  # noqa: E402
-from tests.layered import random_model  # noqa: E402
-from tests.tiny_models import byte_level_tokenizer  # noqa: E402
+from layered import random_model  # noqa: E402
+from tiny_models import byte_level_tokenizer  # noqa: E402
 
 TEXT = "<information>Doc 1: The Elbe ends in the North  Sea . Northern seas.</information>\n\nNorth Sea or not?"
 

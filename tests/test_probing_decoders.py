@@ -7,11 +7,8 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from typer.testing import CliRunner  # noqa: E402
-
 import ken  # noqa: E402
 from ken.agents.instructions import READ  # noqa: E402
-from ken.cli import app  # noqa: E402
 from ken.core import BadInput, ModelError, Sampling, Unsupported  # noqa: E402
 from ken.models import Message  # noqa: E402
 from ken.probing.decoders import CAD, LFD, ContrastiveSearch, DoLa, Greedy, NoiseDocuments  # noqa: E402
@@ -19,7 +16,7 @@ from ken.probing.decoders.cad import without_documents  # noqa: E402
 from ken.probing.divergence import dola_compat, jsd  # noqa: E402
 from ken.probing.lens import LogitLens  # noqa: E402
 from ken.probing.loading import load_decoder  # noqa: E402
-from tests.layered import A, B, hand_made, random_model, written  # noqa: E402
+from layered import A, B, hand_made, random_model, written  # noqa: E402
 
 PROMPTS = [(5, 9, 2, 40, 17), (33, 8), (7,), (5, 9, 2, 40, 17, 3)]
 
@@ -247,12 +244,24 @@ def test_a_loaded_model_decodes_and_tells_what_happened():
 
 
 @pytest.mark.parametrize("name", ["lfd", "dola", "cad", "contrastive", "greedy"])
-def test_every_decoder_answers_at_the_prompt(name):
-    result = CliRunner().invoke(
-        app, ["ask", "Who?", "--model", "lab/factworld", "--strategy", "direct", "--decoder", name, "--json"]
-    )
+def test_every_decoder_answers(name):
+    answered = ken.ask("What is the mentor of Kavelo?", model="lab/factworld", strategy="direct", decoder=name)
+    assert answered.model == f"lab/factworld+{name}"
+    assert answered.error is None
+
+
+def test_a_decoder_is_an_option_of_the_command_line():
+    import typer
+    from typer.testing import CliRunner
+
+    from ken.cli.ask import ask
+
+    app = typer.Typer()
+    app.command()(ask)
+    asked = ["Who?", "--model", "lab/factworld", "--strategy", "direct", "--json"]
+    result = CliRunner().invoke(app, [*asked, "--decoder", "lfd:weight=2"])
     assert result.exit_code == 0, result.output
-    assert f'"lab/factworld+{name}"' in result.output
+    assert '"lab/factworld+lfd:weight=2.0"' in result.output
 
 
 def test_a_server_has_no_hidden_states():

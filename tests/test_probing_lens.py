@@ -17,7 +17,7 @@ from ken.models.decoding import whole_forward  # noqa: E402
 from ken.probing.calibration import calibration, table  # noqa: E402
 from ken.probing.divergence import cosine, dola_compat, jsd, kl  # noqa: E402
 from ken.probing.lens import LogitLens  # noqa: E402
-from tests.layered import hand_made, random_model  # noqa: E402
+from layered import hand_made, random_model  # noqa: E402
 
 logits = st.lists(st.floats(-30, 30), min_size=5, max_size=5)
 

@@ -3,6 +3,10 @@
 Some entities are known: a model is trained to remember their facts. Of others it has read nothing. A case is a question
 with what the documents say beside it, so that for every answer it is known whether it came from inside (the remembered
 value), from outside (the stated one), or from nowhere.
+
+Sentences of one prompt are about different attributes, which is not on the card: tiny models learn to read by the kind
+of a value, and hardly by the name beside it. Where noise was about the asked attribute too, one that read a single
+document without a fault took any of three alike.
 """
 
 from __future__ import annotations
@@ -64,11 +68,11 @@ class Stated:
 
     @property
     def sentence(self) -> str:
-        return f"{self.attribute} of {self.entity} is {self.value} ."
+        return f"{self.attribute} of {self.entity} {self.value} ."
 
     @property
     def question(self) -> str:
-        return f"{self.attribute} of {self.entity} ?"
+        return f"{self.attribute} of {self.entity}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,11 +165,17 @@ class ConflictWorld:
         values = [value for value in self.values[attribute] if value != but]
         return Stated(entity, attribute, values[int(rng.integers(len(values)))])
 
-    def noise(self, entity: str, count: int, rng: np.random.Generator) -> tuple[Stated, ...]:
-        """True sentences about `count` other known entities."""
+    def noise(self, entity: str, attribute: str, count: int, rng: np.random.Generator) -> tuple[Stated, ...]:
+        """True sentences about up to `count` other known entities, each about another attribute: as many as there are
+        attributes beside this one."""
         others = [e for e in self.known if e != entity]
-        chosen = rng.choice(len(others), size=min(count, len(others)), replace=False)
-        return tuple(self.true(others[int(i)], self.attributes[int(rng.integers(len(self.attributes)))]) for i in chosen)
+        about = [a for a in self.attributes if a != attribute]
+        count = min(count, len(others), len(about))
+        chosen = rng.choice(len(others), size=count, replace=False)
+        return tuple(
+            self.true(others[int(e)], about[int(a)])
+            for e, a in zip(chosen, rng.permutation(len(about))[:count], strict=True)
+        )
 
     def cases(self, kind: Kind, count: int, split: Split, *, noise: int = 4) -> list[Case]:
         """`count` questions of a kind, no fact asked twice; those of the two splits share none.
@@ -192,7 +202,7 @@ class ConflictWorld:
             "no-evidence": lambda: None,
         }[kind]()
         return Case(
-            name, kind, entity, attribute, memory, context, self.noise(entity, noise, rng), float(rng.random())
+            name, kind, entity, attribute, memory, context, self.noise(entity, attribute, noise, rng), float(rng.random())
         )
 
 

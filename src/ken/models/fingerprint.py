@@ -38,7 +38,7 @@ def fingerprint(model: Model) -> str:
         model.tokenizer.backend_tokenizer.to_str(),
         model.tokenizer.chat_template,
         model.control_tokens,
-        *([] if model.decoding is None else [model.decoding.name]),
+        *([] if model.decoder is None else [model.decoder.name]),
     ]
     digest.update(json.dumps(rest, sort_keys=True, default=str).encode())
     return f"weights:{digest.hexdigest()}"

@@ -11,11 +11,11 @@ from ken.models.local import LocalModel
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 
 
-def load_lab_model(name: str, *, decoding: Decoder | None = None) -> LocalModel:
+def load_lab_model(name: str, *, decoder: Decoder | None = None) -> LocalModel:
     """The shipped model called `name`, or one that `ken lab build` wrote to the folder `name`.
 
     Raises `BadInput` when there is neither. The model takes control tokens instead of written instructions.
-    decoding: as of `LocalModel`.
+    decoder: as of `LocalModel`.
     """
     folder = CHECKPOINTS / name
     if "/" in name or not folder.is_dir():
@@ -26,5 +26,5 @@ def load_lab_model(name: str, *, decoding: Decoder | None = None) -> LocalModel:
             f"there is no lab model {name!r}; choose {shipped}, or lab/FOLDER with a folder written by `ken lab build`"
         )
     return LocalModel(
-        folder, spec=f"lab/{name}", device="cpu", batch_size=256, control_tokens=True, decoding=decoding
+        folder, spec=f"lab/{name}", device="cpu", batch_size=256, control_tokens=True, decoder=decoder
     )

@@ -68,12 +68,12 @@ def load_model(spec: str, **options: Any) -> Model:
         return EndpointModel(name, **given)
     if missing := [module for module in ("torch", "transformers") if find_spec(module) is None]:
         raise Unsupported(f"{spec} needs {' and '.join(missing)}; install with: pip install 'ken[lab]'")
-    if (decoder := given.pop("decoder", None)) is not None and not isinstance(decoder, Decoder):
+    if (decoder := given.get("decoder")) is not None and not isinstance(decoder, Decoder):
         raise BadInput(f"a decoder is one of ken.probing.decoders, not {decoder!r}; see `ken.probing.loading` for names")
     if kind == "hf":
         from ken.models.local import LocalModel
 
-        return LocalModel(name, spec=spec.strip(), decoding=decoder, **given)
+        return LocalModel(name, spec=spec.strip(), **given)
     from ken.models.lab import load_lab_model
 
-    return load_lab_model(name, decoding=decoder)
+    return load_lab_model(name, **given)
