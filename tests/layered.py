@@ -1,4 +1,4 @@
-"""Small decoders of four layers: of random weights in several architectures, and one whose layers were written by hand."""
+"""Small decoders of four layers: of random weights in several architectures, and one written by hand."""
 
 from __future__ import annotations
 
@@ -19,7 +19,12 @@ def random_model(kind: str = "llama", *, layers: int = 4, vocabulary: int = 61, 
         )
     elif kind == "gpt_neox":
         config = AutoConfig.for_model(
-            "gpt_neox", hidden_size=32, intermediate_size=48, num_hidden_layers=layers, num_attention_heads=4, vocab_size=61
+            "gpt_neox",
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=layers,
+            num_attention_heads=4,
+            vocab_size=61,
         )
     else:
         more = {"head_dim": 8} if kind.startswith("gemma") else {}
@@ -74,7 +79,7 @@ def hand_made() -> Any:
 
 
 def written(model: Any, prompts: list[tuple[int, ...]], decoder: Any = None, **options: Any) -> list[Any]:
-    """The rows that `decode` writes after these prompts: four tokens each, greedily, unless the options say otherwise."""
+    """The rows that `decode` writes after these prompts: four tokens each, greedily, unless told otherwise."""
     from ken.core import Sampling
     from ken.models.decoding import Row, decode
 

@@ -10,6 +10,8 @@ pytest.importorskip("transformers")
 
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
+from layered import random_model  # noqa: E402
+from tiny_models import byte_level_tokenizer  # noqa: E402
 
 from ken.core import BadInput  # noqa: E402
 from ken.probing.ablation import (  # noqa: E402
@@ -23,8 +25,6 @@ from ken.probing.ablation import (  # noqa: E402
 )
 from ken.probing.lens import LogitLens  # noqa: E402
 from ken.probing.noise import noise_documents  # noqa: E402
-from layered import random_model  # noqa: E402
-from tiny_models import byte_level_tokenizer  # noqa: E402
 
 TEXT = "<information>Doc 1: The Elbe ends in the North  Sea . Northern seas.</information>\n\nNorth Sea or not?"
 
@@ -44,7 +44,9 @@ def test_an_answer_that_is_not_there_is_an_error(answer):
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.sampled_from(["Elbe", "flows", "héllo", "日本語", "North", "Sea"]), min_size=1, max_size=8), st.data())
+@given(
+    st.lists(st.sampled_from(["Elbe", "flows", "héllo", "日本語", "North", "Sea"]), min_size=1, max_size=8), st.data()
+)
 def test_the_located_tokens_spell_the_answer(words, data):
     answer = data.draw(st.sampled_from(words))
     tokenizer = TOKENIZER
@@ -75,9 +77,7 @@ def test_hiding_what_no_layer_reads_changes_nothing(lens):
     # In the first layer the rest keeps its proportions: JSD has a closed form in the weight a of what is hidden.
     for head, a in zip(heads[0], weights[:, 2].tolist(), strict=True):
         q = 1 / (1 - a)
-        by_hand = 0.5 * (
-            a * math.log(2) + (1 - a) * math.log(2 / (1 + q)) + math.log(2 * q / (1 + q))
-        )
+        by_hand = 0.5 * (a * math.log(2) + (1 - a) * math.log(2 / (1 + q)) + math.log(2 * q / (1 + q)))
         assert head == pytest.approx(by_hand, abs=1e-4)
     assert lens.model.config._attn_implementation == "sdpa"
 
@@ -121,7 +121,9 @@ def test_noise_never_holds_the_answer():
     pool = ["the sea", "the hill of Elbe", "a tree", "Elbe and sea"]
     rng = Random(1)
     assert set(noise_documents(2, pool, rng, answer="sea")) == {"the hill of Elbe", "a tree"}
-    assert noise_documents(1, pool, rng, kind="topic", question="Where is the Elbe?", answer="sea") == ["the hill of Elbe"]
+    assert noise_documents(1, pool, rng, kind="topic", question="Where is the Elbe?", answer="sea") == [
+        "the hill of Elbe"
+    ]
     words = noise_documents(3, pool, rng, kind="words", answer="sea")
     assert len(words) == 3
     assert set(" ".join(words).split()) <= {"the", "hill", "of", "Elbe", "a", "tree"}

@@ -7,6 +7,8 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from layered import A, B, hand_made, random_model, written  # noqa: E402
+
 import ken  # noqa: E402
 from ken.agents.instructions import READ  # noqa: E402
 from ken.core import BadInput, ModelError, Sampling, Unsupported  # noqa: E402
@@ -16,7 +18,6 @@ from ken.probing.decoders.cad import without_documents  # noqa: E402
 from ken.probing.divergence import dola_compat, jsd  # noqa: E402
 from ken.probing.lens import LogitLens  # noqa: E402
 from ken.probing.loading import load_decoder  # noqa: E402
-from layered import A, B, hand_made, random_model, written  # noqa: E402
 
 PROMPTS = [(5, 9, 2, 40, 17), (33, 8), (7,), (5, 9, 2, 40, 17, 3)]
 
@@ -164,7 +165,8 @@ def test_context_aware_decoding_takes_what_the_documents_change(model):
         for token in row.ids:  # two whole passes a token, without batch or cache
             with torch.inference_mode():
                 outside, inside = (
-                    model(input_ids=torch.tensor([[*p, *said]])).logits[0, -1].log_softmax(-1) for p in (prompt, contrast)
+                    model(input_ids=torch.tensor([[*p, *said]])).logits[0, -1].log_softmax(-1)
+                    for p in (prompt, contrast)
                 )
             assert token == int((2 * outside - inside).argmax())
             said.append(token)
@@ -293,7 +295,12 @@ def test_a_decoder_that_cannot_be_is_refused_with_the_reason(text, says):
 
 @pytest.mark.parametrize(
     ("decoder", "says"),
-    [("lfd:layers=4-9", "1 to 4"), ("lfd:layers=x", "upper_half"), ("dola:layers=4", "1 to 3"), ("gd", "noise documents")],
+    [
+        ("lfd:layers=4-9", "1 to 4"),
+        ("lfd:layers=x", "upper_half"),
+        ("dola:layers=4", "1 to 3"),
+        ("gd", "noise documents"),
+    ],
 )
 def test_settings_that_do_not_fit_the_model_are_refused_when_it_is_loaded(decoder, says):
     with pytest.raises((BadInput, ModelError), match=says):

@@ -9,6 +9,7 @@ pytest.importorskip("transformers")
 
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
+from layered import hand_made, random_model  # noqa: E402
 from torch.nn import functional  # noqa: E402
 from transformers import DynamicCache  # noqa: E402
 
@@ -17,7 +18,6 @@ from ken.models.decoding import whole_forward  # noqa: E402
 from ken.probing.calibration import calibration, table  # noqa: E402
 from ken.probing.divergence import cosine, dola_compat, jsd, kl  # noqa: E402
 from ken.probing.lens import LogitLens  # noqa: E402
-from layered import hand_made, random_model  # noqa: E402
 
 logits = st.lists(st.floats(-30, 30), min_size=5, max_size=5)
 
@@ -38,7 +38,9 @@ def test_distributions_that_share_nothing_are_ln_2_apart_and_infinitely_by_kl():
     p, q = torch.tensor([1.0, 0.0, 0.0]).log(), torch.tensor([0.0, 0.5, 0.5]).log()
     assert float(jsd(p, q)) == pytest.approx(math.log(2))
     assert float(kl(p, q)) == math.inf
-    assert float(kl(torch.tensor([0.5, 0.5]).log(), torch.tensor([0.25, 0.75]).log())) == pytest.approx(0.1438, abs=1e-4)
+    assert float(kl(torch.tensor([0.5, 0.5]).log(), torch.tensor([0.25, 0.75]).log())) == pytest.approx(
+        0.1438, abs=1e-4
+    )
     assert float(cosine(torch.tensor([1.0, 0.0]), torch.tensor([1.0, 1.0]))) == pytest.approx(2**-0.5)
 
 

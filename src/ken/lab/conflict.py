@@ -177,8 +177,9 @@ class ConflictWorld:
             for e, a in zip(chosen, rng.permutation(len(about))[:count], strict=True)
         )
 
-    def cases(self, kind: Kind, count: int, split: Split, *, noise: int = 4) -> list[Case]:
-        """`count` questions of a kind, no fact asked twice; those of the two splits share none.
+    def cases(self, kind: Kind, count: int, split: Split, *, noise: int = 4, draw: int = 0) -> list[Case]:
+        """`count` questions of a kind, no fact asked twice; those of the two splits share none. draw: which of the
+        split's, and what their documents say.
 
         Raises `BadInput` when the world has too few facts for that.
         """
@@ -189,11 +190,15 @@ class ConflictWorld:
         half = len(facts) // 2
         mine = order[:half] if split == "dev" else order[half:]
         if count > len(mine):
-            raise BadInput(f"this world has {len(mine)} {split} questions of the kind {kind}, not {count}; ask for fewer")
-        rng = np.random.default_rng(derive_seed("conflict documents", kind, split, self.config.seed))
-        return [self._case(f"{kind}-{split}-{n}", kind, *facts[int(i)], rng, noise) for n, i in enumerate(mine[:count])]
+            raise BadInput(
+                f"this world has {len(mine)} {split} questions of the kind {kind}, not {count}; ask for fewer"
+            )
+        rng = np.random.default_rng(derive_seed("conflict documents", kind, split, self.config.seed, draw))
+        chosen = rng.permutation(mine)[:count]
+        return [self._case(f"{kind}-{split}-{n}", kind, facts[int(i)], rng, noise) for n, i in enumerate(chosen)]
 
-    def _case(self, name: str, kind: Kind, entity: str, attribute: str, rng: np.random.Generator, noise: int) -> Case:
+    def _case(self, name: str, kind: Kind, fact: tuple[str, str], rng: np.random.Generator, noise: int) -> Case:
+        entity, attribute = fact
         memory = self.facts.get((entity, attribute))
         context = {
             "conflict": lambda: self.random(entity, attribute, rng, but=memory).value,
@@ -202,7 +207,14 @@ class ConflictWorld:
             "no-evidence": lambda: None,
         }[kind]()
         return Case(
-            name, kind, entity, attribute, memory, context, self.noise(entity, attribute, noise, rng), float(rng.random())
+            name,
+            kind,
+            entity,
+            attribute,
+            memory,
+            context,
+            self.noise(entity, attribute, noise, rng),
+            float(rng.random()),
         )
 
 

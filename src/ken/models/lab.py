@@ -25,6 +25,4 @@ def load_lab_model(name: str, *, decoder: Decoder | None = None) -> LocalModel:
         raise BadInput(
             f"there is no lab model {name!r}; choose {shipped}, or lab/FOLDER with a folder written by `ken lab build`"
         )
-    return LocalModel(
-        folder, spec=f"lab/{name}", device="cpu", batch_size=256, control_tokens=True, decoder=decoder
-    )
+    return LocalModel(folder, spec=f"lab/{name}", device="cpu", batch_size=256, control_tokens=True, decoder=decoder)

@@ -69,7 +69,9 @@ def load_model(spec: str, **options: Any) -> Model:
     if missing := [module for module in ("torch", "transformers") if find_spec(module) is None]:
         raise Unsupported(f"{spec} needs {' and '.join(missing)}; install with: pip install 'ken[lab]'")
     if (decoder := given.get("decoder")) is not None and not isinstance(decoder, Decoder):
-        raise BadInput(f"a decoder is one of ken.probing.decoders, not {decoder!r}; see `ken.probing.loading` for names")
+        raise BadInput(
+            f"a decoder is one of ken.probing.decoders, not {decoder!r}; see `ken.probing.loading` for names"
+        )
     if kind == "hf":
         from ken.models.local import LocalModel
 

@@ -48,7 +48,9 @@ def answer_spans(text: str, answer: str, *, within: tuple[int, int] | None = Non
         pattern = re.compile(r"(?<!\w)" + r"\s+".join(map(re.escape, words)) + r"(?!\w)", re.IGNORECASE)
         spans = [found.span() for start, end in parts for found in pattern.finditer(text, start, end)]
     if not spans:
-        raise BadInput(f"the answer {answer!r} does not stand in the documents; analyse prompts whose documents hold it")
+        raise BadInput(
+            f"the answer {answer!r} does not stand in the documents; analyse prompts whose documents hold it"
+        )
     return spans
 
 

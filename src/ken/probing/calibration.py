@@ -1,5 +1,5 @@
-"""Is the lens of a model's middle layers worth reading? A table to look at before a decoder is trusted (card 57, At full
-size)."""
+"""Is the lens of a model's middle layers worth reading? A table to look at before a decoder is trusted (card 57, At
+full size)."""
 
 from __future__ import annotations
 

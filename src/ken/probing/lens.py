@@ -49,9 +49,13 @@ class LogitLens:
         body = _first(model, "model", "transformer")
         blocks = _first(body, "layers", "h")
         if blocks is None or not len(blocks):
-            raise Unsupported(f"the layers of {name} cannot be read; use a decoder of the kind of Llama, Mistral or Qwen")
+            raise Unsupported(
+                f"the layers of {name} cannot be read; use a decoder of the kind of Llama, Mistral or Qwen"
+            )
         self._between = [_first(block, *_BETWEEN) for block in blocks]
-        if any(one is None or _first(block, *_BEFORE) is None for one, block in zip(self._between, blocks, strict=True)):
+        if any(
+            one is None or _first(block, *_BEFORE) is None for one, block in zip(self._between, blocks, strict=True)
+        ):
             raise Unsupported(
                 f"{name} has no state between attention and feed-forward network that can be read; use a decoder of "
                 "the kind of Llama, Mistral or Qwen"

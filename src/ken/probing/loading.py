@@ -1,4 +1,4 @@
-"""Models with a decoder, which may be named as on a command line: `lfd`, `dola:layers=low`, `lfd:weight=2,alpha=0.3`."""
+"""Models with a decoder, which may be named as on a command line: `lfd`, `dola:layers=low`, `lfd:weight=2`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ken.models.decoder import Decoder
 
 
 def load_decoder(text: str) -> Decoder:
-    """The decoder that `text` names, with its settings after a colon. Raises `BadInput` for a name or setting that there
-    is not, `Unsupported` when torch is not installed."""
+    """The decoder that `text` names, with its settings after a colon: `lfd:weight=2,alpha=0.3`. Raises `BadInput` for a
+    name or setting that there is not, `Unsupported` when torch is not installed."""
     if missing := [module for module in ("torch", "transformers") if find_spec(module) is None]:
         raise Unsupported(f"decoders need {' and '.join(missing)}; install with: pip install 'ken[lab]'")
     from ken.probing.decoders import DECODERS

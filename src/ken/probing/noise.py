@@ -27,7 +27,9 @@ def noise_documents(
     """
     apart = [text for text in pool if not answer or answer.lower() not in text.lower()]
     if count < 0 or (count and not apart) or (kind != "words" and count > len(apart)):
-        raise BadInput(f"{count} noise documents cannot be made of {len(apart)} without the answer; give more documents")
+        raise BadInput(
+            f"{count} noise documents cannot be made of {len(apart)} without the answer; give more documents"
+        )
     if kind == "words":
         words = [word for text in apart for word in text.split()]
         return [" ".join(rng.choices(words, k=max(1, len(rng.choice(apart).split())))) for _ in range(count)]

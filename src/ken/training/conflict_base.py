@@ -1,8 +1,8 @@
 """The base models of a conflict world: tiny language models that remember facts and read documents (card 57, Model).
 
 *constructed*: it first learns to read, and nothing to remember, with a loss on the lens of layers 4 to 8, so that
-these can be read. Then embeddings, head and the first half are frozen, and the other half learns facts by heart: what it
-remembers is written into the deep layers, where the paper finds it in large models. This installs the demarcation on
+these can be read. Then embeddings, head and the first half are frozen, and the other half learns facts by heart: what
+it remembers is written into the deep layers, where the paper finds it in large models. This installs the demarcation on
 purpose. Training ends at the first check at which greedy decoding follows a contradicting document in 40 to 70% of
 questions that are kept for this, so that there is something to gain; no decoder is looked at.
 
@@ -45,8 +45,8 @@ class ConflictBaseConfig(LabBaseConfig):
     arm: see above. reading: examples of reading. documents: probabilities of 1, 2, … documents in one. remembering:
     examples of facts, at most; each holds one fact of every attribute. batch_remembering, lr_remembering: of those.
     shown: share of them that have documents, which state some of the facts and none of the others. lens_weight: of the
-    loss on the lens beside the loss of the last layer. room: greedy accuracy on conflicts at which the constructed model
-    is done; checked: every so many steps.
+    loss on the lens beside the loss of the last layer. room: greedy accuracy on conflicts at which the constructed
+    model is done; checked: every so many steps.
     """
 
     called = "conflict"
@@ -85,7 +85,9 @@ class ConflictBaseConfig(LabBaseConfig):
 
         if natural:
             return Recipe(tokenizer, stages, measure)
-        return Recipe(tokenizer, stages, measure, lambda model, told: construct(self, model, world, tokenizer, stages, told))
+        return Recipe(
+            tokenizer, stages, measure, lambda model, told: construct(self, model, world, tokenizer, stages, told)
+        )
 
 
 def smoke_config(*, arm: Literal["constructed", "natural"] = "constructed", seed: int = 0) -> ConflictBaseConfig:
@@ -112,7 +114,10 @@ def build_tokenizer(world: ConflictWorld) -> Any:
 
 def prompt(case: Case, noise: int = 0) -> list[Message]:
     """A case as a model is asked: documents, then the beginning of the sentence that the answer ends."""
-    return [Message("system", READ), Message("user", f"{render_passages(case.documents(noise))}\n\n{case.question.text}")]
+    return [
+        Message("system", READ),
+        Message("user", f"{render_passages(case.documents(noise))}\n\n{case.question.text}"),
+    ]
 
 
 # --- examples --------------------------------------------------------------------------------------------------------
@@ -130,8 +135,8 @@ def reading(
 def remembering(
     world: ConflictWorld, examples: int, rng: np.random.Generator, documents: Sequence[float], shown: float
 ) -> Iterator[list[Piece]]:
-    """True facts, one of each attribute, about different entities: asked without documents, or with some that agree with
-    some of the facts and say nothing of the others."""
+    """True facts, one of each attribute, about different entities: asked without documents, or with some that agree
+    with some of the facts and say nothing of the others."""
     for _ in range(examples):
         facts = [world.true(e, a) for e, a in _subjects(world, world.known, len(world.attributes), rng)]
         if rng.random() >= shown:
@@ -164,7 +169,7 @@ def _answered(asked: Sequence[Stated]) -> list[Piece]:
 # --- training --------------------------------------------------------------------------------------------------------
 
 
-def construct(
+def construct(  # noqa: PLR0917
     config: ConflictBaseConfig,
     model: Any,
     world: ConflictWorld,

@@ -6,9 +6,11 @@ from collections.abc import Callable
 
 from ken.core import BadInput
 from ken.lab.calculation import CalculationWorldConfig
+from ken.lab.conflict import ConflictConfig
 from ken.lab.conversations import ConversationWorldConfig
 from ken.lab.multihop import MultiHopConfig
 from ken.training.calculation_base import CalculationBaseConfig
+from ken.training.conflict_base import ConflictBaseConfig
 from ken.training.conversations_base import ConversationsBaseConfig
 from ken.training.factworld_base import FactWorldBaseConfig
 from ken.training.factworld_variants import variant_config
@@ -23,18 +25,21 @@ BASES: dict[str, Callable[[int], LabBaseConfig]] = {
     ConversationsBaseConfig.called: lambda seed: ConversationsBaseConfig(
         world=ConversationWorldConfig(seed=seed), seed=seed
     ),
+    ConflictBaseConfig.called: lambda seed: ConflictBaseConfig(world=ConflictConfig(seed=seed), seed=seed),
     MultiHopBaseConfig.called: lambda seed: MultiHopBaseConfig(world=MultiHopConfig(seed=seed), seed=seed),
 }
 """From a seed, of world and model, to the config of the base model."""
 
 
 def lab_base(world: str, *, variant: str = "plain", seed: int = 0) -> LabBaseConfig:
-    """The config of a world's base model. Raises `BadInput` for a world or a variant that there is not; only FactWorld
-    has variants (see `variant_config`)."""
+    """The config of a world's base model. Raises `BadInput` for a world or a variant that there is not; FactWorld has
+    those of `variant_config`, the conflict world a "natural" one, the others none."""
     if world not in BASES:
         raise BadInput(f"there is no world {world!r}; choose from {', '.join(BASES)}")
     if world == FactWorldBaseConfig.called:
         return variant_config(variant, seed=seed)
+    if (world, variant) == (ConflictBaseConfig.called, "natural"):
+        return ConflictBaseConfig(world=ConflictConfig(seed=seed), seed=seed, arm="natural")
     if variant != "plain":
-        raise BadInput(f"only {FactWorldBaseConfig.called} has variants; leave --variant out for {world}")
+        raise BadInput(f"{world} has no variant {variant!r}; leave --variant out")
     return BASES[world](seed)

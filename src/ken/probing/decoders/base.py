@@ -102,8 +102,8 @@ def layer_range(text: str, layers: int, named: dict[str, list[int]]) -> list[int
     first, _, last = text.partition("-")
     if first.isascii() and first.isdigit() and (not last or (last.isascii() and last.isdigit())):
         chosen = list(range(int(first), int(last or first) + 1))
-        if chosen and 1 <= chosen[0] and chosen[-1] <= layers:
+        if chosen and chosen[0] >= 1 and chosen[-1] <= layers:
             return chosen
     raise BadInput(
-        f"layers is {text!r}; give {', '.join(map(repr, named))}, one layer (\"6\") or a range (\"5-7\") of 1 to {layers}"
+        f'layers is {text!r}; give {", ".join(map(repr, named))}, one layer ("6") or a range ("5-7") of 1 to {layers}'
     )

@@ -1,5 +1,5 @@
-"""GD(k): greedy decoding with k noise documents in the prompt, the baseline that layer-fused decoding replaces (card 57,
-Baselines)."""
+"""GD(k): greedy decoding with k noise documents in the prompt, the baseline that layer-fused decoding replaces (card
+57, Baselines)."""
 
 from __future__ import annotations
 
