@@ -200,12 +200,11 @@ class ConflictWorld:
     def _case(self, name: str, kind: Kind, fact: tuple[str, str], rng: np.random.Generator, noise: int) -> Case:
         entity, attribute = fact
         memory = self.facts.get((entity, attribute))
-        context = {
-            "conflict": lambda: self.random(entity, attribute, rng, but=memory).value,
-            "new-entity": lambda: self.random(entity, attribute, rng).value,
-            "agree": lambda: memory,
-            "no-evidence": lambda: None,
-        }[kind]()
+        context = None
+        if kind == "agree":
+            context = memory
+        elif kind != "no-evidence":  # of a new entity there is no memory to differ from
+            context = self.random(entity, attribute, rng, but=memory).value
         return Case(
             name,
             kind,
