@@ -1,6 +1,6 @@
 """Decoders beside each other: tokens a second and peak memory, over the same prompts and the same model.
 
-    python bench/decoders.py [--model lab/factworld] [--prompts 64] [--words 60] [--tokens 32] [--rounds 5] [--threads 1]
+    python bench/decoders.py [--model lab/factworld] [--prompts 64] [--words 60] [--tokens 32] [--rounds 5]
 
 `model` is the model by itself, which may take a faster way than through hooks (small plain models on a processor);
 `greedy` computes the same as the decoders do. All take turns in one process, and medians are printed.
@@ -48,9 +48,8 @@ def main() -> None:
         tokens=given.tokens,
         rounds=given.rounds,
     )
-    print(
-        f"{given.model}: {given.prompts} prompts, {given.tokens} tokens each, {given.threads} threads, torch {torch.__version__}"
-    )
+    print(f"{given.model}, torch {torch.__version__}, {given.threads} threads")
+    print(f"{given.prompts} prompts, {given.tokens} tokens each")
     print(f"{'decoder':20}{'tokens/s':>10}{'of greedy':>11}{'peak MiB':>10}")
     for name, cost in found.items():
         share = cost.tokens_a_second / found["greedy"].tokens_a_second
