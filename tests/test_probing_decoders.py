@@ -266,6 +266,15 @@ def test_a_decoder_is_an_option_of_the_command_line():
     assert '"lab/factworld+lfd:weight=2.0"' in result.output
 
 
+def test_an_audit_names_the_decoder_and_goes_on_with_it_alone(tmp_path):
+    asked = [ken.Question(id="q", text="What is the mentor of Kavelo?", answers=("Moru",))]
+    settings = {"model": "lab/factworld", "out": tmp_path / "audit", "strategies": "direct", "samples": 2}
+    report = ken.audit(asked, **settings, decoder="dola:layers=low")
+    assert report.settings.model == "lab/factworld+dola:layers=low"
+    with pytest.raises(BadInput):
+        ken.audit(asked, **settings, decoder="lfd")
+
+
 def test_a_server_has_no_hidden_states():
     with pytest.raises(Unsupported, match="hidden states"):
         ken.load_model("openai/some", decoder="lfd", base_url="http://localhost:1/v1")

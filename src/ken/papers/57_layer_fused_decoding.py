@@ -126,7 +126,7 @@ def prepare(settings: Settings, seed: int) -> Bench:
 
 
 def lfd(settings: Settings, **changed: object) -> LFD:
-    return LFD(**{"weight": settings.weight, "alpha": settings.alpha, **changed})  # type: ignore[arg-type]
+    return LFD(**{"weight": settings.weight, "alpha": settings.alpha, **changed})
 
 
 def decoding(

@@ -29,7 +29,7 @@ def load_decoder(text: str) -> Decoder:
             takes = f"it takes {', '.join(fields)}" if fields else "it takes none"
             raise BadInput(f"the decoder {kind} has no setting {key!r}; {takes} (as in {kind}:KEY=VALUE)")
         given[key] = value
-    made = decoder(**given)  # type: ignore[arg-type]  # pydantic reads numbers written out
+    made = decoder(**given)  # pydantic reads numbers that are written out
     assert isinstance(made, Decoder)
     return made
 
