@@ -30,7 +30,7 @@ def test_arms_settings_and_claims_are_those_of_the_card(row: Any) -> None:
     full = row.paper.full
     assert (full.limit, full.alpha, full.weight) == (300, 0.1, 1.0)
     assert (full.base.layers, full.base.hidden_size, full.base.heads, full.base.lens_weight) == (8, 128, 4, 0.3)
-    assert (full.base.world.known, full.base.world.attributes, full.base.room) == (500, 6, (0.4, 0.7))
+    assert (full.base.world.known, full.base.world.attributes, full.base.room) == (150, 6, (0.4, 0.7))
     assert [claim.margin for claim in row.paper.claims] == [0.05, 0.05, -0.02, -0.02, 0.02, -0.1, 0, 0, 0]
     assert all(claim.kind == "hard" for claim in row.paper.claims)
 

@@ -25,7 +25,7 @@ BASES: dict[str, Callable[[int], LabBaseConfig]] = {
     ConversationsBaseConfig.called: lambda seed: ConversationsBaseConfig(
         world=ConversationWorldConfig(seed=seed), seed=seed
     ),
-    ConflictBaseConfig.called: lambda seed: ConflictBaseConfig(world=ConflictConfig(seed=seed), seed=seed),
+    ConflictBaseConfig.called: lambda seed: ConflictBaseConfig(world=ConflictConfig(known=150, seed=seed), seed=seed),
     MultiHopBaseConfig.called: lambda seed: MultiHopBaseConfig(world=MultiHopConfig(seed=seed), seed=seed),
 }
 """From a seed, of world and model, to the config of the base model."""
@@ -39,7 +39,7 @@ def lab_base(world: str, *, variant: str = "plain", seed: int = 0) -> LabBaseCon
     if world == FactWorldBaseConfig.called:
         return variant_config(variant, seed=seed)
     if (world, variant) == (ConflictBaseConfig.called, "natural"):
-        return ConflictBaseConfig(world=ConflictConfig(seed=seed), seed=seed, arm="natural")
+        return ConflictBaseConfig(world=ConflictConfig(known=150, seed=seed), seed=seed, arm="natural")
     if variant != "plain":
         raise BadInput(f"{world} has no variant {variant!r}; leave --variant out")
     return BASES[world](seed)
