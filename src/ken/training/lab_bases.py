@@ -41,5 +41,5 @@ def lab_base(world: str, *, variant: str = "plain", seed: int = 0) -> LabBaseCon
     if (world, variant) == (ConflictBaseConfig.called, "natural"):
         return ConflictBaseConfig(world=ConflictConfig(known=150, seed=seed), seed=seed, arm="natural")
     if variant != "plain":
-        raise BadInput(f"{world} has no variant {variant!r}; leave --variant out")
+        raise BadInput(f"there is no variant {variant!r}; leave --variant out for {world}")
     return BASES[world](seed)
