@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
-from ken.agents.adaptive import Adaptive, Decide
+from ken.agents.adaptive import WITH_TOOLS, Adaptive, Decide
 from ken.agents.direct import Direct
 from ken.agents.ircot import Ircot
 from ken.agents.rag import Rag
 from ken.agents.search import SearchLoop
 from ken.agents.self_ask import SelfAsk
+from ken.agents.self_questioning import MODES, SelfQuestioning, name_of
 from ken.agents.stepwise import Stepwise
 from ken.agents.strategy import Strategy
 from ken.agents.tools import ToolLoop
@@ -17,6 +19,9 @@ from ken.core import BadInput
 
 STRATEGIES: dict[str, Callable[[], Strategy]] = {
     s.name: s for s in (Direct, Rag, SearchLoop, Adaptive, Ircot, SelfAsk, Stepwise, ToolLoop)
+} | {
+    WITH_TOOLS: lambda: Adaptive(tools=ToolLoop(search=False)),
+    **{name_of(mode): partial(SelfQuestioning, mode) for mode in MODES},
 }
 
 __all__ = [
@@ -28,6 +33,7 @@ __all__ = [
     "Rag",
     "SearchLoop",
     "SelfAsk",
+    "SelfQuestioning",
     "Stepwise",
     "Strategy",
     "ToolLoop",

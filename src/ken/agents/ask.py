@@ -35,7 +35,8 @@ def ask(
         `model_options` (base_url, api_key, device, decoder, …; see `load_model`) go with a spec. A decoder may be given
         by its name ("lfd", "dola:layers=low"; see `ken.probing.loading`).
     index: a folder with an index, the URL of a /retrieve service, an `Index` or a `Retriever`; not needed for "direct".
-    strategy: a name ("adaptive", "direct", "rag", "search", "ircot", "self-ask", "stepwise", "tools") or a `Strategy`.
+    strategy: a name ("adaptive", "direct", "rag", "search", "ircot", "self-ask", "stepwise", "tools", …; see
+        `ken.agents.STRATEGIES`) or a `Strategy`.
     top_k: passages per search, ≥ 1.
     sampling: of every call of the model; greedy by default.
     mcp: servers whose tools the strategy "tools" may use beside its own: command lines or http(s) addresses.
@@ -98,15 +99,21 @@ async def _with_tools(strategy: str | Strategy, mcp: Sequence[str], *, search: b
     if not mcp:
         yield load_strategy(strategy) if isinstance(strategy, str) else strategy
         return
+    from ken.agents.adaptive import WITH_TOOLS, Adaptive
     from ken.agents.tools import RESERVED, ToolLoop
     from ken.sources.tools.mcp import open_mcp_tools
 
-    if strategy != ToolLoop.name:
-        raise BadInput(f"only the strategy {ToolLoop.name!r} can use MCP servers; choose it, or leave them out")
+    if strategy not in (ToolLoop.name, WITH_TOOLS):
+        raise BadInput(
+            f"only the strategies {ToolLoop.name!r} and {WITH_TOOLS!r} can use MCP servers; choose one, or leave the "
+            "servers out"
+        )
     if isinstance(mcp, str):
         raise BadInput("mcp is a list of servers; put the one that you have into a list")
     async with open_mcp_tools(mcp, taken=RESERVED) as found:
-        yield ToolLoop(search=search, more=found.tools, problems=found.problems)
+        adaptive = strategy == WITH_TOOLS
+        loop = ToolLoop(search=search and not adaptive, more=found.tools, problems=found.problems)
+        yield Adaptive(tools=loop) if adaptive else loop
 
 
 def as_question(question: str | Question) -> Question:

@@ -22,7 +22,7 @@ from ken.core import (
 )
 from ken.core.seeding import derive_seed
 from ken.models import Generation, Instruction, Message, Model
-from ken.sources import Sources
+from ken.sources import Retriever, Sources
 
 THOUGHT_ENDS = "</think>"
 
@@ -82,15 +82,21 @@ class Attempt:
         return whole
 
     async def aside(
-        self, instruction: Instruction, text: str, *, stop: tuple[str, ...] = (), sampling: Sampling | None = None
+        self,
+        instruction: Instruction,
+        text: str,
+        *,
+        stop: tuple[str, ...] = (),
+        sampling: Sampling | None = None,
+        model: Model | None = None,
     ) -> Generation:
         """Ask the model something in a conversation of its own: the running one does not see it. Many may be awaited
-        at once; the record holds them in the order in which they were begun. sampling: instead of the attempt's.
-        Raises `ModelError`."""
+        at once; the record holds them in the order in which they were begun. sampling, model: instead of the
+        attempt's. Raises `ModelError`."""
         record: list[Segment] = []
         self._segments.append(record)
         messages = [Message("system", instruction), Message("user", text)]
-        generation = await self._call(messages, self._seeded(sampling or self.sampling, stop))
+        generation = await self._call(messages, self._seeded(sampling or self.sampling, stop), model)
         self._usage += generation.usage
         record.append(Segment(role="prompt", text=generation.prompt_text, token_ids=generation.prompt_token_ids))
         record.append(_policy(generation))
@@ -118,8 +124,8 @@ class Attempt:
         self._messages.append(Message("policy", generation.text, generation.token_ids))
         return generation
 
-    async def _call(self, messages: list[Message], sampling: Sampling) -> Generation:
-        (generation,) = await self.model.generate(messages, sampling=sampling)
+    async def _call(self, messages: list[Message], sampling: Sampling, model: Model | None = None) -> Generation:
+        (generation,) = await (model or self.model).generate(messages, sampling=sampling)
         return _encodable(generation)
 
     async def _watched_call(self, sampling: Sampling, watch: Watch) -> Generation:
@@ -152,18 +158,25 @@ class Attempt:
 
         Raises `SourceError` when there is no search engine.
         """
-        retriever = self.sources.search
-        if retriever is None:
-            raise SourceError(f"the strategy {self.strategy!r} searches, but there is no index; give one with --index")
+        self._retriever()
         self.steps.append(Search(query=query))
+        observation = await self.found(query)
+        self.steps.append(observation)
+        return None if observation.error else observation.passages
+
+    async def found(self, query: str) -> Observation:
+        """What a search brings, noted nowhere but in the usage. Raises `SourceError` when there is no search engine."""
+        retriever = self._retriever()
         self._usage += Usage(search_calls=1)
         try:
-            passages = tuple(await retriever.search(query, self.sources.top_k))
+            return Observation(passages=tuple(await retriever.search(query, self.sources.top_k)))
         except SourceError as error:
-            self.steps.append(Observation(note=str(error), error=True))
-            return None
-        self.steps.append(Observation(passages=passages))
-        return passages
+            return Observation(note=str(error), error=True)
+
+    def _retriever(self) -> Retriever:
+        if self.sources.search is None:
+            raise SourceError(f"the strategy {self.strategy!r} searches, but there is no index; give one with --index")
+        return self.sources.search
 
     def count(self, usage: Usage) -> None:
         """Add what a source cost to what the attempt costs."""

@@ -120,8 +120,8 @@ def settings_of(
     sources: Sources,
     *,
     samples: int,
-    threshold: float,
     sampling: Sampling,
+    threshold: float = 0.5,
 ) -> AuditSettings:
     """The settings of an audit of `checked` questions and strategies, for `run_audit`. model: its spec. Raises
     `BadInput` when a strategy needs a source that there is not."""

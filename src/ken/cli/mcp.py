@@ -17,6 +17,7 @@ from ken.core.errors import BadInput, Unsupported
 def mcp(  # noqa: PLR0917 (typer reads the options from the signature)
     model: options.Models = None,
     index: options.Indexes = None,
+    graph: options.Graph = "",
     http: Annotated[bool, typer.Option("--http", help="Streamable HTTP at /mcp, instead of stdin and stdout.")] = False,
     host: Annotated[str, typer.Option(help="For --http: the address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="For --http; 0 picks a free one.")] = 8081,
@@ -60,6 +61,7 @@ def mcp(  # noqa: PLR0917 (typer reads the options from the signature)
         service = Service(
             [load_model(spec, **given) for spec in model or ()],
             indexes=dict(options.named_index(text) for text in index or ()),
+            graph=open_sources(None, top_k, graph or None).graph,
             results=results,
             top_k=top_k,
         )

@@ -2,7 +2,8 @@
 
 Questions: FlashRAG / Search-R1 jsonl (`id, question, golden_answers, metadata`), TAPO's (`question, golds, source`),
 HotpotQA (a json array of objects with `_id, question, answer, context, supporting_facts`), MuSiQue jsonl (`id,
-question, answer, answer_aliases, paragraphs`), and plain text, one question a line. Corpora: jsonl `{"id", "contents"}`
+question, answer, answer_aliases, paragraphs`), pairs of texts (`text_a, text_b, label`), and plain text, one question a
+line; what is jsonl may be csv with a line of names. Corpora: jsonl `{"id", "contents"}`
 (FlashRAG / Search-R1; a quoted first line is the title) or `{"id", "title", "text"}`, and the contexts inside HotpotQA
 and MuSiQue question files.
 
@@ -12,6 +13,7 @@ with file, line and what was expected; pass a list as `bad` to collect such erro
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import math
@@ -23,6 +25,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ken.core.errors import BadInput, DataError
+from ken.core.pairs import DIFFERENT, SAME, pair_question
 from ken.core.question import Question
 from ken.core.steps import Passage
 
@@ -88,7 +91,9 @@ def _records(path: Path, bad: list[DataError] | None) -> Iterator[tuple[int, Rec
         reason = getattr(error, "strerror", None) or error
         raise BadInput(f"{path} cannot be read ({reason}); check the path and its permissions") from error
     plain = path.suffix == ".txt"
-    if head.startswith(b"[") and not plain:
+    if path.suffix == ".csv":
+        yield from _rows(path, bad)
+    elif head.startswith(b"[") and not plain:
         yield from _array(path, bad)
     else:
         yield from _lines(path, bad, plain=plain)
@@ -115,6 +120,22 @@ def _lines(path: Path, bad: list[DataError] | None, *, plain: bool) -> Iterator[
                 if not isinstance(record, dict):
                     raise _Problem(f"expected a JSON object, found {_kind(record)}")
                 yield number, record
+
+
+def _rows(path: Path, bad: list[DataError] | None) -> Iterator[tuple[int, Record]]:
+    """A csv file with a line of names; a record is reported by the line on which it ends."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = csv.DictReader(file, strict=True)
+            for row in rows:
+                with _Reporting(path, rows.line_num, bad):
+                    if None in row or None in row.values():
+                        raise _Problem(f"expected {len(rows.fieldnames or ())} fields, as the first line names")
+                    yield rows.line_num, dict(row)
+    except UnicodeDecodeError as error:
+        raise DataError(path, 1, _not_utf8(error)) from error
+    except csv.Error as error:
+        raise DataError(path, rows.line_num, f"not csv ({error})") from error
 
 
 def _array(path: Path, bad: list[DataError] | None) -> Iterator[tuple[int, Record]]:
@@ -163,6 +184,8 @@ def _finite(number: str) -> float:
 
 
 def _question(record: Record, line: int) -> Question:
+    if "text_a" in record:
+        return _pair(record, line)
     text = _take(record, "question", str)
     identifier = _identifier(record) or f"line-{line}"
     if "paragraphs" in record:
@@ -194,6 +217,19 @@ def _question(record: Record, line: int) -> Question:
     if not isinstance(meta, dict):
         raise _Problem(f"expected 'metadata' to be an object, found {_kind(meta)}")
     return Question(id=identifier, text=text, answers=tuple(dict.fromkeys(golds)), meta=meta)
+
+
+def _pair(record: Record, line: int) -> Question:
+    label = str(record.get("label", "")).strip().lower()
+    if label not in _LABELS:
+        raise _Problem(f"expected 'label' to be 1 or same, 0 or different, or nothing, found {label!r}")
+    texts = [_take(record, key, str) for key in ("text_a", "text_b")]
+    if not all(text.strip() for text in texts):
+        raise _Problem("a text of the pair is empty; expected 'text_a' and 'text_b'")
+    return pair_question(_identifier(record) or f"line-{line}", *texts, same=_LABELS[label])
+
+
+_LABELS = {"1": True, SAME: True, "0": False, DIFFERENT: False, "": None, "none": None}
 
 
 def _document(record: Record, source: str) -> Passage:

@@ -25,6 +25,7 @@ OPTIONS = {
         "timeout",
         "logprobs",
         "control_tokens",
+        "http",
         "backoff_base",
         "backoff_cap",
     ),
@@ -39,8 +40,8 @@ def load_model(spec: str, **options: Any) -> Model:
     spec: "openai/NAME" (a server, `ken.models.endpoint.EndpointModel`), "hf/NAME_OR_PATH" (in this process,
         `ken.models.local.LocalModel`) or "lab/NAME" (a model of a lab world, which takes no option but a decoder).
     options: keyword arguments of the class behind the spec: base_url, api_key, concurrency, retries, timeout, logprobs,
-        control_tokens, backoff_base, backoff_cap; or device, dtype, batch_size, kept_bytes, control_tokens. One that is
-        None counts as not given, so that a command line can pass all it has.
+        control_tokens, http, backoff_base, backoff_cap; or device, dtype, batch_size, kept_bytes, control_tokens. One
+        that is None counts as not given, so that a command line can pass all it has.
 
     >>> load_model("openai/qwen3-8b", base_url="http://localhost:8000/v1").spec
     'openai/qwen3-8b'

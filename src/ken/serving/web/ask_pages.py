@@ -88,6 +88,7 @@ def choices(service: Service) -> dict[str, Any]:
         "strategies": [
             {"name": name, "words": STRATEGY_WORDS.get(name, ""), "searches": service.strategy(name).needs_search}
             for name in service.strategies
+            if service.graph is not None or not service.strategy(name).needs_graph
         ],
         "models": list(service.models),
         "indexes": list(service.indexes),
