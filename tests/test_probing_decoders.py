@@ -319,3 +319,11 @@ def test_settings_that_do_not_fit_the_model_are_refused_when_it_is_loaded(decode
 def test_what_is_no_decoder_is_refused():
     with pytest.raises(BadInput, match="not 3"):
         ken.load_model("lab/factworld", decoder=3)
+
+
+def test_a_model_with_a_decoder_is_not_trained():
+    pytest.importorskip("trl")
+    from ken.training.rl_config import RLConfig
+
+    with pytest.raises(BadInput, match="load it without"):
+        ken.train(ken.load_model("lab/factworld", decoder="lfd"), [], None, RLConfig())
