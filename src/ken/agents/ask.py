@@ -11,7 +11,8 @@ from typing import Any
 from ken.agents.background import run
 from ken.agents.strategy import Strategy, check_sources
 from ken.core import BadInput, Question, Sampling, Trajectory
-from ken.models import Model, load_model
+from ken.models import Model
+from ken.probing.loading import load_model
 from ken.sources import KnowledgeGraph, Retriever, Sources
 
 
@@ -33,7 +34,8 @@ def ask(
 
     question: its text, or a `Question`, whose id and golds the trajectory then keeps.
     model: a spec such as "openai/gpt-4o-mini", "hf/Qwen/Qwen2.5-0.5B-Instruct" or "lab/factworld", or a loaded model;
-        `model_options` (base_url, api_key, device, …; see `load_model`) go with a spec.
+        `model_options` (base_url, api_key, device, decoder, …; see `load_model`) go with a spec. A decoder may be given
+        by its name ("lfd", "dola:layers=low"; see `ken.probing.loading`).
     index: a folder with an index, the URL of a /retrieve service, an `Index` or a `Retriever`; not needed for "direct".
     strategy: a name ("adaptive", "direct", "rag", "search", "ircot", "self-ask", "stepwise", "tools", …; see
         `ken.agents.STRATEGIES`) or a `Strategy`.

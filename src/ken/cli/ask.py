@@ -31,6 +31,7 @@ def ask(  # noqa: PLR0917 (typer reads the options from the signature)
     device: options.Device = None,
     timeout: options.Timeout = None,
     control_tokens: options.ControlTokens = None,
+    decoder: options.Decoder = None,
     temperature: options.Temperature = 0.0,
     max_tokens: options.MaxTokens = 512,
     seed: options.Seed = 0,
@@ -73,7 +74,12 @@ def ask(  # noqa: PLR0917 (typer reads the options from the signature)
         tools=tools or None,
         allow=allow or (),
         **options.given(
-            base_url=base_url, api_key=api_key, device=device, timeout=timeout, control_tokens=control_tokens
+            base_url=base_url,
+            api_key=api_key,
+            device=device,
+            timeout=timeout,
+            control_tokens=control_tokens,
+            decoder=decoder,
         ),
     )
     if as_json:

@@ -29,18 +29,24 @@ def mcp(  # noqa: PLR0917 (typer reads the options from the signature)
     device: options.Device = None,
     timeout: options.Timeout = None,
     control_tokens: options.ControlTokens = None,
+    decoder: options.Decoder = None,
 ) -> None:
     """Serve models and indexes to MCP clients: tools `ask`, `search` and `audit_question`.
 
     A client starts it as a command and talks to it over stdin and stdout; with --http it listens instead.
     """
     from ken.agents.ask import open_sources
-    from ken.models import load_model
+    from ken.probing.loading import load_model
 
     if not model and not index:
         raise BadInput("there is nothing to serve: name a model with --model SPEC, an index with --index DIR, or both")
     given = options.given(
-        base_url=base_url, api_key=api_key, device=device, timeout=timeout, control_tokens=control_tokens
+        base_url=base_url,
+        api_key=api_key,
+        device=device,
+        timeout=timeout,
+        control_tokens=control_tokens,
+        decoder=decoder,
     )
     try:
         import anyio

@@ -56,13 +56,14 @@ def serve(  # noqa: PLR0917 (typer reads the options from the signature)
     device: options.Device = None,
     timeout: options.Timeout = None,
     control_tokens: options.ControlTokens = None,
+    decoder: options.Decoder = None,
 ) -> None:
     """Serve models and indexes: web pages, and an OpenAI-compatible API that searches when the model does not know.
 
     Requests are logged to standard error, a line of JSON each, without questions and answers unless asked for.
     """
     from ken.agents.ask import open_sources
-    from ken.models import load_model
+    from ken.probing.loading import load_model
 
     if max_request <= 0 or max_upload <= 0:
         raise BadInput("--max-request and --max-upload are in MiB and must be more than 0")
@@ -84,7 +85,12 @@ def serve(  # noqa: PLR0917 (typer reads the options from the signature)
         upload_bytes=int((max_upload + 1) * MEBIBYTE),
     )
     given = options.given(
-        base_url=base_url, api_key=api_key, device=device, timeout=timeout, control_tokens=control_tokens
+        base_url=base_url,
+        api_key=api_key,
+        device=device,
+        timeout=timeout,
+        control_tokens=control_tokens,
+        decoder=decoder,
     )
     places = Queue(concurrency, queue)
     if any(spec.startswith("openai/") for spec in model or ()):
