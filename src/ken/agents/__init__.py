@@ -5,32 +5,38 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ken.agents.adaptive import Adaptive, Decide
+from ken.agents.choices import Choose, TripleDump
 from ken.agents.direct import Direct
 from ken.agents.ircot import Ircot
 from ken.agents.rag import Rag
 from ken.agents.search import SearchLoop
 from ken.agents.self_ask import SelfAsk
+from ken.agents.solver import Solver
 from ken.agents.stepwise import Stepwise
 from ken.agents.strategy import Strategy
 from ken.agents.tools import ToolLoop
 from ken.core import BadInput
 
 STRATEGIES: dict[str, Callable[[], Strategy]] = {
-    s.name: s for s in (Direct, Rag, SearchLoop, Adaptive, Ircot, SelfAsk, Stepwise, ToolLoop)
+    s.name: s
+    for s in (Direct, Rag, SearchLoop, Adaptive, Ircot, SelfAsk, Stepwise, ToolLoop, Solver, Choose, TripleDump)
 }
 
 __all__ = [
     "STRATEGIES",
     "Adaptive",
+    "Choose",
     "Decide",
     "Direct",
     "Ircot",
     "Rag",
     "SearchLoop",
     "SelfAsk",
+    "Solver",
     "Stepwise",
     "Strategy",
     "ToolLoop",
+    "TripleDump",
     "load_strategy",
 ]
 

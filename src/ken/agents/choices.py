@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 from ken.agents.attempt import Attempt
 from ken.agents.confidence import tag_probability
@@ -20,6 +20,8 @@ from ken.core import Answer, BadInput, Entity, Malformed, Observation, Triple, U
 from ken.core.choices import choices_of, chosen, lettered
 from ken.models import Instruction, Message, Model
 from ken.sources.graph.mentions import mentioned
+
+By = Literal["writing", "likelihood"]
 
 
 def asked(question: str, choices: Sequence[str]) -> str:
@@ -49,8 +51,8 @@ async def score_choices(
 
 
 async def choose(attempt: Attempt, instruction: Instruction, text: str, choices: Sequence[str]) -> None:
-    """Answer with one of the candidates: what the model writes, and where that names none, by likelihood where the model
-    can tell it. Raises `ModelError`."""
+    """Answer with one of the candidates: what the model writes, and where that names none, by likelihood, if the
+    model can tell it. Raises `ModelError`."""
     attempt.begin(instruction, text)
     for turn in range(2):
         generation = await attempt.generate(stop=("</answer>",))
@@ -87,8 +89,8 @@ class Choose(Strategy):
 
     name = "choose"
 
-    def __init__(self, by: Literal["writing", "likelihood"] = "writing") -> None:
-        if by not in ("writing", "likelihood"):
+    def __init__(self, by: By = "writing") -> None:
+        if by not in get_args(By):
             raise BadInput(f"by is {by!r}; choose by 'writing' or by 'likelihood'")
         self.by = by
 
@@ -119,9 +121,7 @@ class TripleDump(Choose):
     name = "triple-dump"
     needs_graph = True
 
-    def __init__(
-        self, by: Literal["writing", "likelihood"] = "writing", *, shown: int = 30, max_words: int = 5
-    ) -> None:
+    def __init__(self, by: By = "writing", *, shown: int = 30, max_words: int = 5) -> None:
         super().__init__(by)
         if min(shown, max_words) < 1:
             raise BadInput("shown and max_words of the triple dump must be at least 1")

@@ -65,6 +65,7 @@ class Walk:
     reached: int | None = None
     said: str | None = None
     rounds: int = 0
+    ended: bool = False  # nothing new is next to where it is
     logprobs: list[float] = field(default_factory=list)
 
     @property
@@ -108,7 +109,7 @@ class Solver(Strategy):
         heads: Heads = "random",
         shown: int = 30,
         revisit: bool = False,
-        names: RelationNames = RelationNames(),
+        names: RelationNames | None = None,
         extractor: SubgraphExtractor | None = None,
     ) -> None:
         if min(max_rounds, shown) < 1:
@@ -116,7 +117,7 @@ class Solver(Strategy):
         if heads not in get_args(Heads):
             raise BadInput(f"heads is {heads!r}; choose from {', '.join(get_args(Heads))}")
         self.max_rounds, self.heads, self.shown, self.revisit = max_rounds, heads, shown, revisit
-        self.names, self.extractor = names, extractor or SubgraphExtractor()
+        self.names, self.extractor = names or RelationNames(), extractor or SubgraphExtractor()
 
     async def solve(self, attempt: Attempt) -> None:
         map_ = await self._look(attempt)
@@ -202,6 +203,7 @@ class Solver(Strategy):
         for number in range(1, self.max_rounds + 1):
             neighbours = await self._neighbours(attempt, walk)
             if not neighbours:
+                walk.ended = True
                 break
             walk.rounds = number
             walk.listed |= {n.entity.id: n.entity for n in neighbours}
@@ -281,8 +283,9 @@ class Solver(Strategy):
         attempt.steps.append(Answer(text=map_.choices[place], source="inside", partial=bool(walk.path)))
 
     async def _conclude(self, attempt: Attempt, walk: Walk) -> None:
-        """The answer to a question without candidates: of the graph if it names an entity that the model was shown."""
-        said, partial = walk.said, walk.said is None
+        """The answer to a question without candidates: of the graph if it names an entity that the model was shown, and
+        partial if the walk could have gone on."""
+        said, partial = walk.said, walk.said is None and not walk.ended
         if said is None and walk.rounds:
             attempt.observe(CONCLUDE)
             said = await self._said(attempt)
@@ -316,7 +319,7 @@ NOT_IN_GRAPH = "no entity of the question is in the graph"
 
 
 class RandomWalker(Solver):
-    """A baseline: every hop at random, without asking the model, which chooses closed book where that reaches nothing."""
+    """A baseline: every hop at random, without the model, which chooses closed book where that reaches nothing."""
 
     name = "random-walker"
 

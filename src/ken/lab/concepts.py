@@ -1,9 +1,10 @@
-"""A commonsense-like world: concepts in clusters, typed relations with inverses, multiple-choice questions over chains of
-relations (card 55, Miniature claim check).
+"""A commonsense-like world: concepts in clusters, typed relations with inverses, multiple-choice questions over chains
+of relations (card 55, Miniature claim check).
 
 It has two domains that share neither concepts nor relations, so that a skill learnt in one can be tried in the other. A
 question names the concept where its chain begins and one more, and offers five candidates, two of which can be reached
-by other chains of the same length: to arrive somewhere is easy, to arrive at the right place needs the question's words.
+by other chains of the same length: to arrive somewhere is easy, to arrive at the right place needs the question's
+words.
 """
 
 from __future__ import annotations
@@ -213,13 +214,13 @@ def questions(
 ) -> list[Question]:
     """Multiple-choice questions of a domain, hops in turn; none asks for a chain of those in `avoid`.
 
-    `meta`: choices (the candidates), hops, anchor, other (the second concept that is named), words and path (the chain),
-    domain, split. Raises `BadInput` when the world has too few.
+    `meta`: choices (the candidates), hops, anchor, other (the second concept that is named), words and path (the
+    chain), domain, split. Raises `BadInput` when the world has too few.
     """
     rng = np.random.default_rng(derive_seed("concepts questions", world.config.seed, domain, split))
     taken = {_key(q) for q in avoid}
     made: list[Question] = []
-    for hops, chain, options, other in islice(_drawn(world, domain, rng, count), 400 * count + 2000):
+    for hops, chain, options, other in islice(drawn(world, domain, rng), 400 * count + 2000):
         if hops != HOPS[len(made) % len(HOPS)] or (chain.concepts[0], chain.words) in taken:
             continue
         taken.add((chain.concepts[0], chain.words))
@@ -256,12 +257,6 @@ def drawn(
         if chain is None or options is None or other in (*chain.concepts, *options):
             continue
         yield hops, chain, options, other
-
-
-def _drawn(
-    world: ConceptWorld, domain: int, rng: np.random.Generator, count: int
-) -> Iterator[tuple[int, Chain, tuple[str, ...], str]]:
-    return drawn(world, domain, rng)
 
 
 def _key(question: Question) -> tuple[object, tuple[object, ...]]:

@@ -53,8 +53,8 @@ async def build_path_dialogues(
     heads: bool = False,
     seed: int = 0,
 ) -> PathDialogues:
-    """A dialogue for each question with candidates and a known answer: from an entity of the question by a shortest path
-    that meets no other candidate to the right one's entity, each turn the next entity, the last the candidate's letter.
+    """A dialogue for each question with candidates and a known answer: from an entity of the question by a shortest
+    path that meets no other candidate to the right one's entity; each turn is the next line, the last the letter.
 
     solver: whose prompts, limits and subgraphs they have. held_out: questions that nothing may be learnt from; one that
     has the id, or the text and candidates, of such a question is skipped. heads: also dialogues that choose where to
@@ -71,7 +71,7 @@ async def build_path_dialogues(
         if kept_away & {question.id, _content(question)}:
             made.skipped["held out"] += 1
             continue
-        found = await _dialogues(question, graph, solver, ties, heads, seed)
+        found = await _dialogues(question, graph, solver, ties=ties, heads=heads, seed=seed)
         if isinstance(found, str):
             made.skipped[found] += 1
         else:
@@ -81,7 +81,7 @@ async def build_path_dialogues(
 
 
 async def _dialogues(
-    question: Question, graph: KnowledgeGraph, solver: Solver, ties: Ties, heads: bool, seed: int
+    question: Question, graph: KnowledgeGraph, solver: Solver, *, ties: Ties, heads: bool, seed: int
 ) -> list[Dialogue] | str:
     choices = choices_of(question)
     right = [i for i, choice in enumerate(choices) if choice in question.answers]
@@ -202,10 +202,11 @@ class _Led(Solver):
     ) -> Neighbour | str | None:
         wanted = self.path[len(walk.path)]
         other = wanted.object.id if wanted.subject.id == walk.at.id else wanted.subject.id
-        step = next((n for n in neighbours if n.entity.id == other), None)
+        leading = [n for n in neighbours if n.entity.id == other]
+        step = next((n for n in leading if n.triple == wanted), leading[0] if leading else None)
         if step is None:
             return None
-        self.guide.reply = step.label
+        self.guide.reply = step.line
         return await super()._next(attempt, map_, walk, neighbours)
 
     async def _arrived(self, attempt: Attempt, map_: Map, walks: Sequence[Walk]) -> None:

@@ -181,8 +181,8 @@ def examples_of(trajectory: Trajectory) -> list[Example]:
 
 
 def conversation_example(pupil: LocalModel, conversation: Conversation) -> Example:
-    """A written conversation as its pupil would see it, to be learnt where the messages are `policy`: each of these with
-    the end of sequence behind it, as a model ends its turn. Raises `BadInput` when it holds none.
+    """A written conversation as its pupil would see it, to be learnt where the messages are `policy`: each of these
+    with the end of sequence behind it, as a model ends its turn. Raises `BadInput` when it holds none.
     """
     first = next((i for i, message in enumerate(conversation) if message.role == "policy"), None)
     if first is None:
@@ -191,13 +191,13 @@ def conversation_example(pupil: LocalModel, conversation: Conversation) -> Examp
     _, ids = pupil.render(shown)
     learn = [False] * len(ids)
     for message in conversation[first:]:
+        start = len(ids)
+        _, ids = pupil.render([*shown, message])  # messages are encoded one by one, so what came before stays
         if message.role == "policy" and message.token_ids is None:
-            start = len(ids)
-            _, ids = pupil.render([*shown, message])
-            own = (*ids[start:], pupil.tokenizer.eos_token_id)
-            message = replace(message, token_ids=own)
-        shown.append(message)
-        _, ids = pupil.render(shown)  # every message is encoded on its own, so what came before stays
+            ids.append(pupil.tokenizer.eos_token_id)
+            shown.append(replace(message, token_ids=tuple(ids[start:])))
+        else:
+            shown.append(message)
         learn += [message.role == "policy"] * (len(ids) - len(learn))
     return Example(tuple(ids), tuple(learn))
 
