@@ -49,6 +49,7 @@ RELATIONS: tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]] = (
 """The relations of each domain with the words for their inverses: whose tool it is, is its user."""
 
 HOPS = (1, 2, 3)
+MOST_MISSES = 3000  # draws in a row that give no question
 TEMPLATES = ("What is {chain}, unlike {other}?", "Unlike {other}, what is {chain}?", "Not of {other}: what is {chain}?")
 
 
@@ -247,16 +248,21 @@ def questions(
 def drawn(
     world: ConceptWorld, domain: int, rng: np.random.Generator
 ) -> Iterator[tuple[int, Chain, tuple[str, ...], str]]:
-    """Endless (hops, chain, candidates, second concept), hops at random."""
+    """Endless (hops, chain, candidates, second concept), hops at random. Raises `BadInput` for a world so small that
+    hardly a draw gives a question."""
     concepts = world.domain(domain)
-    while True:
+    misses = 0
+    while misses < MOST_MISSES:
+        misses += 1
         hops = HOPS[int(rng.integers(len(HOPS)))]
         chain = world.chain(domain, hops, rng)
         options = chain and world.candidates(chain, rng)
         other = concepts[int(rng.integers(len(concepts)))]
         if chain is None or options is None or other in (*chain.concepts, *options):
             continue
+        misses = 0
         yield hops, chain, options, other
+    raise BadInput(f"a world of {world.config.concepts} concepts has hardly any questions; ask for more concepts")
 
 
 def _key(question: Question) -> tuple[object, tuple[object, ...]]:

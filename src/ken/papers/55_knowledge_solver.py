@@ -150,7 +150,7 @@ def prepare(settings: Settings, seed: int) -> Bench:
 # --- measures --------------------------------------------------------------------------------------------------------
 
 
-def measured(bench: Bench, made: Sequence[Trajectory]) -> Metrics:
+def measured(bench: Bench, made: Sequence[Trajectory], *, walked: bool) -> Metrics:
     """The row of the table.
 
     acc, acc_1 …: share of questions whose answer is the right candidate, of all and by hops; acc_far: of two and three
@@ -171,9 +171,8 @@ def measured(bench: Bench, made: Sequence[Trajectory]) -> Metrics:
         "errors": mean(t.error is not None for t in made),
         "right_each": [float(r) for r in right],
     }
-    walks = [(t, path_of(t)) for t in made]
-    if any(path for _, path in walks):
-        row |= _of_walks(bench, walks, right)
+    if walked:
+        row |= _of_walks(bench, [(t, path_of(t)) for t in made], right)
     return row
 
 
@@ -203,7 +202,7 @@ def _of_walks(
         "hard": mean(w and not h for h, w in zip(right, reached, strict=True)),
         "fallback": mean(not w for w in reached),
         "valid": mean(valid),
-        "ends_right": mean(ends) if ends else 1.0,
+        "ends_right": mean(ends),
         "length": mean(len(path) for _, path in walks),
         "consistent": mean(consistent),
         "unlisted": sum(isinstance(s, Malformed) for t, _ in walks for s in t.steps) / len(walks),
@@ -276,7 +275,12 @@ def dumped(bench: Bench) -> list[Conversation]:
 
 def of_base(strategy: Callable[[Bench], Strategy]) -> Callable[[Bench], Metrics]:
     """An arm without any learning in the second domain."""
-    return lambda bench: measured(bench, bench.attempts(bench.model(), strategy(bench)))
+    return lambda bench: asked_by(bench, bench.model(), strategy(bench))
+
+
+def asked_by(bench: Bench, model: LocalModel, strategy: Strategy) -> Metrics:
+    """What an arm measures."""
+    return measured(bench, bench.attempts(model, strategy), walked=isinstance(strategy, Solver))
 
 
 def of_tuned(
@@ -287,7 +291,7 @@ def of_tuned(
     def arm(bench: Bench) -> Metrics:
         conversations = data(bench)
         model = tuned(bench, name, conversations)
-        return {**measured(bench, bench.attempts(model, strategy(bench))), "conversations": float(len(conversations))}
+        return {**asked_by(bench, model, strategy(bench)), "conversations": float(len(conversations))}
 
     return arm
 

@@ -56,13 +56,13 @@ class ConceptsBaseConfig(LabBaseConfig):
 
     world: ConceptsConfig = ConceptsConfig()
     context: int = 640
-    lookups: int = 6_000
-    told: int = 8
-    drills: int = 8_000
-    walks: int = 7_000
-    starts: int = 1_500
-    closed: int = 2_500
-    dumps: int = 1_200
+    lookups: int = 5_000
+    told: int = 6
+    drills: int = 6_000
+    walks: int = 5_000
+    starts: int = 1_000
+    closed: int = 2_000
+    dumps: int = 800
     shown: int = 16
 
     def recipe(self) -> Recipe:
