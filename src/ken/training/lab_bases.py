@@ -6,9 +6,11 @@ from collections.abc import Callable
 
 from ken.core import BadInput
 from ken.lab.calculation import CalculationWorldConfig
+from ken.lab.concepts import ConceptsConfig
 from ken.lab.conversations import ConversationWorldConfig
 from ken.lab.multihop import MultiHopConfig
 from ken.training.calculation_base import CalculationBaseConfig
+from ken.training.concepts_base import ConceptsBaseConfig
 from ken.training.conversations_base import ConversationsBaseConfig
 from ken.training.factworld_base import FactWorldBaseConfig
 from ken.training.factworld_variants import variant_config
@@ -23,6 +25,7 @@ BASES: dict[str, Callable[[int], LabBaseConfig]] = {
     ConversationsBaseConfig.called: lambda seed: ConversationsBaseConfig(
         world=ConversationWorldConfig(seed=seed), seed=seed
     ),
+    ConceptsBaseConfig.called: lambda seed: ConceptsBaseConfig(world=ConceptsConfig(seed=seed), seed=seed),
     MultiHopBaseConfig.called: lambda seed: MultiHopBaseConfig(world=MultiHopConfig(seed=seed), seed=seed),
 }
 """From a seed, of world and model, to the config of the base model."""
