@@ -6,12 +6,14 @@ from collections.abc import Callable
 from functools import partial
 
 from ken.agents.adaptive import WITH_TOOLS, Adaptive, Decide
+from ken.agents.choices import Choose, TripleDump
 from ken.agents.direct import Direct
 from ken.agents.ircot import Ircot
 from ken.agents.rag import Rag
 from ken.agents.search import SearchLoop
 from ken.agents.self_ask import SelfAsk
 from ken.agents.self_questioning import MODES, SelfQuestioning, name_of
+from ken.agents.solver import Solver
 from ken.agents.stepwise import Stepwise
 from ken.agents.strategy import Strategy
 from ken.agents.tool_pipeline import ToolStages, ToolStagesIterative
@@ -33,6 +35,9 @@ STRATEGIES: dict[str, Callable[[], Strategy]] = {
         ToolStages,
         ToolStagesIterative,
         Tree,
+        Solver,
+        Choose,
+        TripleDump,
     )
 } | {
     WITH_TOOLS: lambda: Adaptive(tools=ToolLoop(search=False)),
@@ -42,6 +47,7 @@ STRATEGIES: dict[str, Callable[[], Strategy]] = {
 __all__ = [
     "STRATEGIES",
     "Adaptive",
+    "Choose",
     "Decide",
     "Direct",
     "Ircot",
@@ -49,12 +55,14 @@ __all__ = [
     "SearchLoop",
     "SelfAsk",
     "SelfQuestioning",
+    "Solver",
     "Stepwise",
     "Strategy",
     "ToolLoop",
     "ToolStages",
     "ToolStagesIterative",
     "Tree",
+    "TripleDump",
     "load_strategy",
 ]
 

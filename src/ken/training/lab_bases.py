@@ -6,12 +6,14 @@ from collections.abc import Callable
 
 from ken.core import BadInput
 from ken.lab.calculation import CalculationWorldConfig
+from ken.lab.concepts import ConceptsConfig
 from ken.lab.conflict import ConflictConfig
 from ken.lab.conversations import ConversationWorldConfig
 from ken.lab.multihop import MultiHopConfig
 from ken.lab.patents import PatentConfig
 from ken.lab.splitworld import SplitWorldConfig
 from ken.training.calculation_base import CalculationBaseConfig
+from ken.training.concepts_base import ConceptsBaseConfig
 from ken.training.conflict_base import ConflictBaseConfig
 from ken.training.conversations_base import ConversationsBaseConfig
 from ken.training.factworld_base import FactWorldBaseConfig
@@ -31,6 +33,7 @@ BASES: dict[str, Callable[[int], LabBaseConfig]] = {
     ),
     ConflictBaseConfig.called: lambda seed: ConflictBaseConfig(world=ConflictConfig(known=150, seed=seed), seed=seed),
     PatentsBaseConfig.called: lambda seed: PatentsBaseConfig(world=PatentConfig(seed=seed), seed=seed),
+    ConceptsBaseConfig.called: lambda seed: ConceptsBaseConfig(world=ConceptsConfig(seed=seed), seed=seed),
     MultiHopBaseConfig.called: lambda seed: MultiHopBaseConfig(world=MultiHopConfig(seed=seed), seed=seed),
     TreeBaseConfig.called: lambda seed: TreeBaseConfig(world=SplitWorldConfig(seed=seed), seed=seed),
 }
