@@ -5,18 +5,36 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ken.agents.adaptive import Adaptive, Decide
-from ken.agents.direct import Direct
+from ken.agents.direct import Direct, InputOutput
+from ken.agents.graph import Graph, GraphRelations
+from ken.agents.graph_dump import GraphDump
 from ken.agents.ircot import Ircot
 from ken.agents.rag import Rag
 from ken.agents.search import SearchLoop
 from ken.agents.self_ask import SelfAsk
+from ken.agents.self_consistency import SelfConsistency
 from ken.agents.stepwise import Stepwise
 from ken.agents.strategy import Strategy
 from ken.agents.tools import ToolLoop
 from ken.core import BadInput
 
 STRATEGIES: dict[str, Callable[[], Strategy]] = {
-    s.name: s for s in (Direct, Rag, SearchLoop, Adaptive, Ircot, SelfAsk, Stepwise, ToolLoop)
+    s.name: s
+    for s in (
+        Direct,
+        InputOutput,
+        SelfConsistency,
+        Rag,
+        SearchLoop,
+        Adaptive,
+        Ircot,
+        SelfAsk,
+        Stepwise,
+        ToolLoop,
+        Graph,
+        GraphRelations,
+        GraphDump,
+    )
 }
 
 __all__ = [
@@ -24,10 +42,15 @@ __all__ = [
     "Adaptive",
     "Decide",
     "Direct",
+    "Graph",
+    "GraphDump",
+    "GraphRelations",
+    "InputOutput",
     "Ircot",
     "Rag",
     "SearchLoop",
     "SelfAsk",
+    "SelfConsistency",
     "Stepwise",
     "Strategy",
     "ToolLoop",

@@ -41,7 +41,7 @@ from ken.metrics.statistics import (
     over_seeds,
     wilson,
 )
-from ken.metrics.text import exact_match, normalize_answer, substring_match, token_f1
+from ken.metrics.text import exact_match, lenient_match, normalize_answer, substring_match, token_f1
 
 __all__ = [
     "AwareScores",
@@ -70,6 +70,7 @@ __all__ = [
     "f1_aware_difference",
     "f1_aware_interval",
     "hit_at_k",
+    "lenient_match",
     "mean_reciprocal_rank",
     "normalize_answer",
     "oracle_greedy",
