@@ -44,16 +44,17 @@ class Entity(Frozen):
 
 
 class Triple(Frozen):
-    """An edge of a knowledge graph. `relation` is the graph's own name for it; `score` is a strategy's, higher is
-    better, comparable only within one hop."""
+    """An edge of a knowledge graph. `relation` is the graph's own name for it and `label` what people call it, where
+    that is another (P36: capital); `score` is a strategy's, higher is better, comparable only within one hop."""
 
     subject: Entity
     relation: str
     object: Entity
+    label: str = ""
     score: float | None = None
 
     def __str__(self) -> str:
-        return f"{self.subject.label}, {self.relation}, {self.object.label}"
+        return f"{self.subject.label}, {self.label or self.relation}, {self.object.label}"
 
 
 class Thought(Frozen):
