@@ -298,6 +298,15 @@ def triples(world: GraphWorld, region: Region | None = None) -> list[Triple]:
     return [edge.triple for one in ((region,) if region else REGIONS) for edge in world.edges[one]]
 
 
+def statements(world: GraphWorld, region: Region | None = None) -> list[tuple[str, str, str]]:
+    """The same as words, names and aliases too: what `TripleStore.of` and tab-separated files take."""
+    facts = triples(world, region)
+    named = {one.id: one.label for t in facts for one in (t.subject, t.object)}
+    said = [(t.subject.id, t.relation, t.object.id) for t in facts]
+    said += [(one, "rdfs:label", label) for one, label in named.items()]
+    return said + [(one, "skos:altLabel", world.aliases[label]) for one, label in named.items() if label in world.aliases]
+
+
 def documents(world: GraphWorld, region: Region | None = None) -> list[Passage]:
     """One document per entity that is the subject of anything: its name as the title, its facts as sentences."""
     stated: dict[str, list[str]] = {}
@@ -334,7 +343,8 @@ def question(world: GraphWorld, walk: Walk, name: str, wordings: Sequence[str], 
     """A walk as a question."""
     path = gold_path(world, walk)
     evidence: list[JsonValue] = [
-        {"subject": s, "relation": relation.label, "value": o} for (s, o), relation in zip(path, walk.relations, strict=True)
+        {"subject": s, "relation": relation.label, "value": o}
+        for (s, o), relation in zip(path, walk.relations, strict=True)
     ]
     aliases = [world.aliases[name] for name in walk.answers if name in world.aliases]
     return Question(
