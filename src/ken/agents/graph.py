@@ -154,9 +154,9 @@ class Graph(Strategy):
 
     @property
     def most_calls(self) -> int:
-        """No question needs more calls of the model, but for those that the linker "llm" and a reminder of the form of
-        a closed-book answer add, one each. Card 44: 2ND + D + 1 (ToG), with every relation of every entity scored by
-        itself N²D more entity calls; without a model that prunes, D + 1."""
+        """No question needs more calls of the model, but for the one that the linker "llm" adds: 2ND + D + 1 where
+        relations are pruned over all entities (section 2.1), (N + N²)D + D + 1 where for each, D + 1 without a model
+        that prunes."""
         n, d = self.width, self.depth
         if self.scorer is not None:
             return d + 1
@@ -378,7 +378,7 @@ class GraphRelations(Graph):
 async def answer_inside(attempt: Attempt) -> None:
     """Answer closed book, with a thought first, and say that the answer is the model's own."""
     attempt.begin(CLOSED, escape(attempt.question.text))
-    await write_answer(attempt)
+    await write_answer(attempt, reminders=0)  # a reminder would exceed the method's bound on its calls
     if isinstance(last := attempt.steps[-1], Answer):
         attempt.steps[-1] = last.model_copy(update={"source": "inside"})
 

@@ -304,7 +304,9 @@ def statements(world: GraphWorld, region: Region | None = None) -> list[tuple[st
     named = {one.id: one.label for t in facts for one in (t.subject, t.object)}
     said = [(t.subject.id, t.relation, t.object.id) for t in facts]
     said += [(one, "rdfs:label", label) for one, label in named.items()]
-    return said + [(one, "skos:altLabel", world.aliases[label]) for one, label in named.items() if label in world.aliases]
+    return said + [
+        (one, "skos:altLabel", world.aliases[label]) for one, label in named.items() if label in world.aliases
+    ]
 
 
 def documents(world: GraphWorld, region: Region | None = None) -> list[Passage]:

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -195,7 +196,7 @@ def _prompt(asked: Asked, config: GraphBaseConfig, world: GraphWorld, rng: np.ra
 def _renamed(text: str, said: str, world: GraphWorld, rng: np.random.Generator) -> tuple[str, str]:
     """Every name exchanged for another of its type, of either region; different names stay different."""
     words = text.replace(",", " ,").replace(";", " ;").replace("\n", " \n ").split(" ")
-    found = dict.fromkeys(pair for pair in zip(words, words[1:], strict=False) if pair[0] in TYPES and pair[1].isalpha())
+    found = dict.fromkeys(pair for pair in pairwise(words) if pair[0] in TYPES and pair[1].isalpha())
     pools = _pools(world)
     drawn: dict[str, str] = {}
     for kind in TYPES:
@@ -283,14 +284,6 @@ def _closed(text: str, answer: str, chain: Sequence[Edge] = (), *, brief: bool =
 # -------------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Probe:
-    kind: str
-    token: str
-    text: str
-    golds: tuple[str, ...]
-
-
 async def measure_gates(
     model: Model, config: GraphBaseConfig, world: GraphWorld, *, examples: int = 300, seed: int = 2**20
 ) -> list[Gate]:
@@ -299,17 +292,25 @@ async def measure_gates(
     not."""
     rng = np.random.default_rng(derive_seed("graph gates", config.seed, seed))
     fresh = replace_counts(config, examples)
-    met = [one for one in walked_prompts(fresh, world, rng)]
+    met = walked_prompts(fresh, world, rng)
     asked: list[Asked] = []
     for token in GRAPH_CONTROLS:
         ours = [one for one in met if one.token == token]
         asked += [ours[int(i)] for i in rng.permutation(len(ours))[:examples]]
-    renamed = [replace(one, text=t, completion=c) for one in asked for t, c in [_renamed(one.text, one.completion, world, rng)]]
+    renamed = [
+        replace(one, text=t, completion=c) for one in asked for t, c in [_renamed(one.text, one.completion, world, rng)]
+    ]
     known = known_edges(config, world)["test"]
     told = {(edge.subject, edge.relation.label, edge.object) for edge in known}
-    hidden = [e for e in world.edges["test"] if e.relation.kind == "functional" and (e.subject, e.relation.label, e.object) not in told]
+    hidden = [
+        e
+        for e in world.edges["test"]
+        if e.relation.kind == "functional" and (e.subject, e.relation.label, e.object) not in told
+    ]
     functional = [edge for edge in known if edge.relation.kind == "functional"]
-    facts = [("known", e) for e in _some(functional, examples, rng)] + [("unknown", e) for e in _some(hidden, examples, rng)]
+    facts = [("known", e) for e in _some(functional, examples, rng)] + [
+        ("unknown", e) for e in _some(hidden, examples, rng)
+    ]
     single = []
     for kind, edge in facts:
         walk = Walk(edge.subject, (edge.relation,), (type_of(edge.object),), ((edge.object,),))

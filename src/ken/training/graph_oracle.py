@@ -70,7 +70,9 @@ class GraphOracle:
         lines = text.split("\n")
         walk = self.walks[lines[0].removeprefix("Q: ")]
         if token == prompts.RELATIONS.token:
-            return self._relations(walk, _after(lines, "Topic Entity:"), _after(lines, "Relations:").split("; "), mistaken)
+            return self._relations(
+                walk, _after(lines, "Topic Entity:"), _after(lines, "Relations:").split("; "), mistaken
+            )
         if token == prompts.ENTITIES.token:
             return self._entities(walk, _after(lines, "Relation:"), _after(lines, "Entities:").split("; "), mistaken)
         if token in {prompts.TRIPLES_ENOUGH.token, prompts.ANSWER.token}:
@@ -131,7 +133,8 @@ def last_of(walk: Walk, triples: Sequence[tuple[str, ...]]) -> str | None:
 
 def _read(conversation: Sequence[Message]) -> tuple[Instruction, str]:
     instruction, text = conversation[0].content, conversation[1].content
-    assert isinstance(instruction, Instruction) and isinstance(text, str)
+    assert isinstance(instruction, Instruction)
+    assert isinstance(text, str)
     return instruction, text
 
 
