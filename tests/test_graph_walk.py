@@ -1,4 +1,5 @@
-"""Think-on-Graph: what the walk asks, keeps and counts, that it ends, and that it never calls a fallback the graph's."""
+"""Think-on-Graph: what the walk asks, keeps and counts, that it ends, and that no fallback counts as the
+graph's."""
 
 from __future__ import annotations
 
@@ -325,7 +326,7 @@ def test_the_data_of_the_authors_names_its_topic_entities() -> None:
 def test_an_answer_follows_a_corrected_triple_and_the_graph_stays() -> None:
     graph = TripleStore.of(FACTS, name="test")
     sources, strategy = Sources(graph=graph), Graph()
-    reads = chat(enough=lambda text: _party(text))
+    reads = chat(enough=_party)
     before = asyncio.run(strategy.run(ASKED, reads, sources))
     old = next(t for t in before.triples if t.relation == "party")
     new = old.model_copy(update={"object": Entity(id="greens", label="The Greens")})

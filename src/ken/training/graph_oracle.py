@@ -64,6 +64,13 @@ class GraphOracle:
     async def close(self) -> None:
         pass
 
+    @staticmethod
+    def leads(asked: Asked) -> bool:
+        """Whether what is right is more than any choice: some relation or entity is better than another."""
+        if asked.token == prompts.RELATIONS.token:
+            return "0.8" in asked.completion
+        return asked.token != prompts.ENTITIES.token or SCORES[0] in asked.completion
+
     def completion(self, token: str, text: str, *, mistaken: bool = False) -> str | None:
         """What is right to say after a prompt; None for one that is not the graph's. mistaken: something wrong, where
         the walk goes on all the same."""

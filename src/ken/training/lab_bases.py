@@ -7,11 +7,13 @@ from collections.abc import Callable
 from ken.core import BadInput
 from ken.lab.calculation import CalculationWorldConfig
 from ken.lab.conversations import ConversationWorldConfig
+from ken.lab.graphworld import GraphWorldConfig
 from ken.lab.multihop import MultiHopConfig
 from ken.training.calculation_base import CalculationBaseConfig
 from ken.training.conversations_base import ConversationsBaseConfig
 from ken.training.factworld_base import FactWorldBaseConfig
 from ken.training.factworld_variants import variant_config
+from ken.training.graph_base import GraphBaseConfig, base_config
 from ken.training.lab_checkpoint import LabBaseConfig
 from ken.training.multihop_base import MultiHopBaseConfig
 
@@ -23,6 +25,7 @@ BASES: dict[str, Callable[[int], LabBaseConfig]] = {
     ConversationsBaseConfig.called: lambda seed: ConversationsBaseConfig(
         world=ConversationWorldConfig(seed=seed), seed=seed
     ),
+    GraphBaseConfig.called: lambda seed: base_config("S", world=GraphWorldConfig(seed=seed), seed=seed),
     MultiHopBaseConfig.called: lambda seed: MultiHopBaseConfig(world=MultiHopConfig(seed=seed), seed=seed),
 }
 """From a seed, of world and model, to the config of the base model."""
