@@ -31,7 +31,7 @@ async def topic_entities(attempt: Attempt, linker: Linker, most: int) -> tuple[E
     if linker == "auto":
         linker = "given" if given else "llm"
     if linker == "given":
-        found = await graph_of(attempt).entities(given[:most])
+        found = list(await graph_of(attempt).entities(given[:most]))
     elif linker == "llm":
         found = await _named(attempt, most)
     else:

@@ -197,18 +197,22 @@ def _prompt(asked: Asked, config: GraphBaseConfig, world: GraphWorld, rng: np.ra
 
 def _renamed(text: str, said: str, world: GraphWorld, rng: np.random.Generator) -> tuple[str, str]:
     """Every name exchanged for another of its type, of either region; different names stay different."""
-    words = text.replace(",", " ,").replace(";", " ;").replace("\n", " \n ").split(" ")
+    words = _spaced(text).split(" ")
     found = dict.fromkeys(pair for pair in pairwise(words) if pair[0] in TYPES and pair[1].isalpha())
     pools = _pools(world)
     drawn: dict[str, str] = {}
     for kind in TYPES:
         ours = [word for one, word in found if one == kind and word in pools[kind]]
-        order = rng.choice(len(pools[kind]), size=len(ours), replace=False)
         every = list(pools[kind])
+        order = rng.choice(len(every), size=len(ours), replace=False)
         drawn.update({word: every[int(i)] for word, i in zip(ours, order, strict=True)})
-    exchange = lambda one: " ".join(drawn.get(w, w) for w in one.split(" "))  # noqa: E731
-    spaced = lambda one: one.replace(",", " ,").replace(";", " ;").replace("\n", " \n ").replace("}", " }")  # noqa: E731
-    return exchange(spaced(text)), exchange(spaced(said))
+    both = [" ".join(drawn.get(word, word) for word in _spaced(one).split(" ")) for one in (text, said)]
+    return both[0], both[1]
+
+
+def _spaced(text: str) -> str:
+    """Text with a space around whatever touches a name, which the tokenizer does not see."""
+    return text.replace(",", " ,").replace(";", " ;").replace("\n", " \n ").replace("}", " }")
 
 
 _POOLS: dict[int, dict[str, dict[str, None]]] = {}
