@@ -49,6 +49,7 @@ def _assemble() -> None:
         audit,
         demo,
         feasibility,
+        graph,
         index,
         lab,
         mcp,
@@ -66,6 +67,7 @@ def _assemble() -> None:
     app.add_typer(audit.app, name="audit")
     app.command("search")(index.search)
     app.add_typer(index.app, name="index")
+    app.add_typer(graph.app, name="graph")
     app.command("demo")(demo.demo)
     app.add_typer(lab.app, name="lab")
     papers.app.command("add")(papers_feed.add)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,9 @@ def names_of(store: Any, profile: Profile) -> Iterator[tuple[Any, str, list[str]
         yield node, given[0].value if given else "", list(dict.fromkeys(one.value for one in others))
 
 
-def build_words(store: Any, profile: Profile, folder: Path) -> Index | None:
+def build_words(
+    store: Any, profile: Profile, folder: Path, progress: Callable[[int], None] | None = None
+) -> Index | None:
     """The index over labels and other names; None when there are none."""
 
     def passages() -> Iterator[Passage]:
@@ -90,11 +93,9 @@ def build_words(store: Any, profile: Profile, folder: Path) -> Index | None:
     if first is None:
         return None
 
-    def all_of_them() -> Iterator[Passage]:
-        yield first
-        yield from documents
-
-    return Index.build(all_of_them(), folder, chunk_words=1_000, overlap=0, tokenizer="simple")
+    return Index.build(
+        chain([first], documents), folder, chunk_words=1_000, overlap=0, tokenizer="simple", progress=progress
+    )
 
 
 def _unnamed(node: Any, profile: Profile) -> str:

@@ -17,7 +17,8 @@ from ken.sources.graph.terms import FREEBASE, RDFS_LABEL, SKOS_ALIAS, SKOS_LABEL
 class Profile(Frozen):
     """The conventions of a knowledge graph.
 
-    entities, relations: the IRIs that are written without this prefix, where the rest matches `short`.
+    entities, relations: the IRIs that are written without this prefix, where the rest matches `short`. What is no
+        relation of the graph's own (other vocabularies, Wikidata's statements) is not shown.
     labels: predicates of the name that people use, the first that a node has counts. aliases: of its other names.
     hidden: predicates that are never relations. hidden_names, hidden_labels: regular expressions, searched for in the
         short name or the label of a relation, which is then not shown.
@@ -65,7 +66,8 @@ class Profile(Frozen):
 
     def shows(self, iri: str) -> bool:
         """Whether a relation is one, judged by its IRI alone."""
-        return iri not in self._never and not self._hidden_names.search(self.relation_name(iri))
+        ours = iri.startswith(self.relations)  # of other vocabularies nothing, where a graph has its own
+        return ours and iri not in self._never and not self._hidden_names.search(self.relation_name(iri))
 
     def shows_label(self, label: str) -> bool:
         """Whether a relation with this label is shown."""
@@ -118,7 +120,7 @@ FREEBASE_PROFILE = Profile(
     short=r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)+",
     labels=(f"{FREEBASE}type.object.name", RDFS_LABEL),
     aliases=(f"{FREEBASE}common.topic.alias",),
-    hidden_names=r"^type\.object\.(?:type|name)$|^common\.|^freebase\.|sameAs|^http://www\.w3\.org/",
+    hidden_names=r"^type\.object\.(?:type|name)$|^common\.|^freebase\.|sameAs",
 )
 
 
@@ -139,8 +141,6 @@ WIKIDATA = Profile(
     entities="http://www.wikidata.org/entity/",
     relations="http://www.wikidata.org/prop/direct/",
     short=r"[QPL][1-9][0-9]*",
-    hidden=frozenset({"http://schema.org/description", "http://www.w3.org/1999/02/22-rdf-syntax-ns#type"}),
-    hidden_names=r"sameAs|^http://wikiba\.se/|^http://www\.wikidata\.org/prop/|^http://schema\.org/",
     hidden_labels=f"(?:{_any(_ENDS)})$|(?i:{_any(_PARTS)}|^(?:{_any(_STOP)})$)",
 )
 

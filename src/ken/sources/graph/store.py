@@ -24,7 +24,7 @@ from ken.core import Entity, Passage, SourceError, Triple
 from ken.core.seeding import derive_seed
 from ken.sources.graph.names import normal_name
 from ken.sources.graph.nodes import NAMES, as_node, as_relation, id_of, is_entity, oxigraph
-from ken.sources.graph.paths import Edge, shortest_paths
+from ken.sources.graph.paths import Around, Edge, shortest_paths
 from ken.sources.graph.profile import PLAIN, Profile
 from ken.sources.graph.protocol import Direction, Linked, Neighbours, Relation
 from ken.sources.search.unicode import well_formed
@@ -131,7 +131,8 @@ class TripleStore:
             return ()
         few = self._few(self._both(node), FEW)
         if few is None:
-            few = await asyncio.to_thread(self._few, self._both(node), WINDOW)
+            # An iterator of pyoxigraph belongs to the thread that made it, to its end.
+            few = await asyncio.to_thread(lambda: self._few(self._both(node), WINDOW))
         if few is None:
             return await self._edges_of_hub(entity, limit)
         shown = [quad for quad in few if self._shows(quad.predicate.value)]
@@ -161,11 +162,8 @@ class TripleStore:
 
     # --- reading the store ---
 
-    def _query(self, text: str, **values: Any) -> Any:
-        """Values travel beside the query, never in it."""
-        return self._reading(
-            lambda: self._store.query(text, substitutions={self._ox.Variable(k): v for k, v in values.items()})
-        )
+    def _query(self, text: str) -> Any:
+        return self._reading(lambda: self._store.query(text))
 
     def _reading(self, read: Callable[[], Result]) -> Result:
         try:
@@ -200,8 +198,9 @@ class TripleStore:
 
     def _predicates_of_few(self, node: Any) -> set[tuple[str, Direction]] | None:
         quads = self._few(self._both(node), FEW)
-        if quads is None:
-            return None
+        return None if quads is None else self._predicates_of(node, quads)
+
+    def _predicates_of(self, node: Any, quads: Iterable[Any]) -> set[tuple[str, Direction]]:
         found: set[tuple[str, Direction]] = set()
         for quad in quads:
             if quad.subject == node:
@@ -211,13 +210,26 @@ class TripleStore:
         return found
 
     def _distinct_relations(self, node: Any) -> set[tuple[str, Direction]]:
-        outward = self._query("SELECT DISTINCT ?p { ?e ?p ?o }", e=node)
-        inward = self._query("SELECT DISTINCT ?p { ?s ?p ?e }", e=node)
+        if isinstance(node, self._ox.BlankNode):  # in a query it would be a variable
+            return self._predicates_of(node, self._reading(lambda: set(self._both(node))))
+        outward = self._query(f"SELECT DISTINCT ?p {{ {node} ?p ?o }}")
+        inward = self._query(f"SELECT DISTINCT ?p {{ ?s ?p {node} }}")
         return {(row["p"].value, "out") for row in outward} | {(row["p"].value, "in") for row in inward}
 
     def _count(self, node: Any, predicate: Any, direction: Direction) -> int:
-        rows = self._query(f"SELECT (COUNT(*) AS ?n) {{ {_patterns[direction]} }}", e=node, p=predicate)
+        if isinstance(node, self._ox.BlankNode):
+            return self._reading(lambda: sum(1 for _ in self._ends(node, predicate, direction)))
+        rows = self._query(f"SELECT (COUNT(*) AS ?n) {{ {_pattern(node, predicate, direction)} }}")
         return int(next(iter(rows))["n"].value)
+
+    def _run(self, node: Any, predicate: Any, direction: Direction, offset: int, size: int) -> list[Any]:
+        """That many ends of a relation, in the order of storage; what is passed over is not read."""
+        if isinstance(node, self._ox.BlankNode):
+            ends = self._ends(node, predicate, direction)
+            return self._reading(lambda: list(islice(ends, offset, offset + size)))
+        pattern = _pattern(node, predicate, direction)
+        rows = self._query(f"SELECT ?x {{ {pattern} }} OFFSET {offset} LIMIT {size}")
+        return self._reading(lambda: [row["x"] for row in rows])
 
     def _sample_of_many(self, node: Any, asked: _Asked, limit: int) -> tuple[list[Any], int]:
         predicate = self._predicate(asked.relation)
@@ -226,13 +238,8 @@ class TripleStore:
             everything = self._reading(lambda: list(self._ends(node, predicate, asked.direction)))
             return _sample(everything, asked, limit), len(everything)
         start = asked.random("window").randrange(total)
-        parts = [(start, min(WINDOW, total - start)), (0, max(0, start + WINDOW - total))]
-        pattern = _patterns[asked.direction]
-        window = [
-            row["x"]
-            for offset, size in parts
-            for row in self._query(f"SELECT ?x {{ {pattern} }} OFFSET {offset} LIMIT {size}", e=node, p=predicate)
-        ]
+        window = self._run(node, predicate, asked.direction, start, WINDOW)
+        window += self._run(node, predicate, asked.direction, 0, WINDOW - len(window))
         return _sample(window, asked, limit), total
 
     async def _edges_of_hub(self, entity: str, limit: int) -> tuple[Triple, ...]:
@@ -314,7 +321,7 @@ class TripleStore:
         try:
             wanted = next(search)
             while True:
-                wanted = search.send(self._edges_around(wanted))
+                wanted = search.send(self._around(wanted))
         except StopIteration as end:
             return tuple(tuple(map(self._triple, path)) for path in end.value)
 
@@ -322,18 +329,25 @@ class TripleStore:
         """The ids as the graph writes them (an IRI that has a short form may be given)."""
         return {self._id(node) for one in ids if (node := self._node(one)) is not None}
 
-    def _edges_around(self, entities: Sequence[str]) -> Iterator[Edge]:
-        """At most `HUB` edges outward and inward of each entity, none to literals, none of hidden relations."""
-        for entity in entities:
-            node = self._node(entity)
-            if node is None:
-                continue
-            for pattern in ((node, None, None), (None, None, node)):
-                quads = self._store.quads_for_pattern(*pattern, self._default)
-                for quad in self._reading(lambda quads=quads: list(islice(quads, HUB))):  # type: ignore[misc]
-                    if is_entity(quad.object) and self._shows(quad.predicate.value):
-                        relation = self.profile.relation_name(quad.predicate.value)
-                        yield Edge(self._id(quad.subject), relation, self._id(quad.object))
+    def _around(self, entities: Sequence[str]) -> Around:
+        """At most `HUB` edges outward and as many inward of each entity, none to literals, none of hidden relations."""
+        cut: set[str] = set()
+
+        def edges() -> Iterator[Edge]:
+            for entity in entities:
+                if (node := self._node(entity)) is None:
+                    continue
+                for ends in ((node, None), (None, node)):
+                    quads = self._store.quads_for_pattern(ends[0], None, ends[1], self._default)
+                    few = self._reading(lambda quads=quads: list(islice(quads, HUB + 1)))  # type: ignore[misc]
+                    if len(few) > HUB:
+                        cut.add(entity)
+                    for quad in few:
+                        if is_entity(quad.object) and self._shows(quad.predicate.value):
+                            relation = self.profile.relation_name(quad.predicate.value)
+                            yield Edge(self._id(quad.subject), relation, self._id(quad.object))
+
+        return Around(edges(), cut)
 
     def _triple(self, edge: Edge) -> Triple:
         label = self._relation(self.profile.relation_iri(edge.relation))
@@ -385,7 +399,9 @@ class TripleStore:
         return self.profile.shows(iri) and self.profile.shows_label(self._relation(iri))
 
 
-_patterns = {"out": "?e ?p ?x", "in": "?x ?p ?e"}
+def _pattern(node: Any, predicate: Any, direction: Direction) -> str:
+    """Nodes write themselves as IRIs that the store has parsed: nothing in one can end it."""
+    return f"{node} {predicate} ?x" if direction == "out" else f"?x {predicate} {node}"
 
 
 class _Asked(NamedTuple):
