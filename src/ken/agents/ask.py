@@ -33,7 +33,7 @@ def ask(
     model: a spec such as "openai/gpt-4o-mini", "hf/Qwen/Qwen2.5-0.5B-Instruct" or "lab/factworld", or a loaded model;
         `model_options` (base_url, api_key, device, …; see `load_model`) go with a spec.
     index: a folder with an index, the URL of a /retrieve service, an `Index` or a `Retriever`; not needed for "direct".
-    strategy: a name ("adaptive", "direct", "rag", "search", "ircot", "self-ask", "stepwise", "tools") or a `Strategy`.
+    strategy: a name ("adaptive", "direct", "rag", "search", "graph", …: those of `STRATEGIES`) or a `Strategy`.
     top_k: passages per search, ≥ 1.
     sampling: of every call of the model; greedy by default.
     mcp: servers whose tools the strategy "tools" may use beside its own: command lines or http(s) addresses.
