@@ -22,8 +22,6 @@ STRATEGIES: dict[str, Callable[[], Strategy]] = {
     s.name: s
     for s in (
         Direct,
-        InputOutput,
-        SelfConsistency,
         Rag,
         SearchLoop,
         Adaptive,
@@ -31,6 +29,8 @@ STRATEGIES: dict[str, Callable[[], Strategy]] = {
         SelfAsk,
         Stepwise,
         ToolLoop,
+        InputOutput,
+        SelfConsistency,
         Graph,
         GraphRelations,
         GraphDump,

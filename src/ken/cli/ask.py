@@ -19,8 +19,8 @@ def ask(  # noqa: PLR0917 (typer reads the options from the signature)
     strategy: Annotated[
         str,
         typer.Option(
-            help="direct, io, sc, rag, search, adaptive, ircot, self-ask, stepwise, tools (which runs code in a sandbox), "
-            "or, on a --graph: graph, graph-relations, graph-dump."
+            help="direct, io, sc, rag, search, adaptive, ircot, self-ask, stepwise, tools (which runs code in a "
+            "sandbox), or, on a --graph: graph, graph-relations, graph-dump."
         ),
     ] = "adaptive",
     top_k: options.TopK = 3,
