@@ -31,7 +31,7 @@ def explain(trajectory: Trajectory) -> str:
     if answer is None:
         lines.append(f"No answer{f': {trajectory.error}' if trajectory.error else ''}")
     else:
-        lines.append(f"Answer: {answer.text} ({_origin(answer)})")
+        lines.append(f"Answer: {answer.text} ({origin(answer)})")
     usage = trajectory.usage
     lines.append(f"{usage.model_calls} calls of the model, {usage.graph_calls} of the graph")
     return "\n".join(lines)
@@ -54,7 +54,8 @@ async def ask_corrected(
     )
 
 
-def _origin(answer: Answer) -> str:
+def origin(answer: Answer) -> str:
+    """Where an answer comes from, in words."""
     if answer.source == "graph":
         return "from the graph, though it was not judged to suffice" if answer.partial else "from the graph"
     return "from what the model knows" if answer.source == "inside" else "from an unknown source"

@@ -300,7 +300,9 @@ CLAIMS = (
     Claim("EM on 2 and 3 hops: ToG ≥ CoT + 0.25", "hard", 0.25, gap("em_23", "tog", "cot")),
     Claim("ToG against CoT: the paired interval excludes 0", "hard", 1e-3, surely_above("tog", "cot")),
     Claim("EM: ToG with the small model ≥ CoT with the large one + 0.05", "hard", 0.05, gap("em", "tog", "cot-l")),
-    Claim("ToG against CoT of the large model: the paired interval excludes 0", "hard", 1e-3, surely_above("tog", "cot-l")),
+    Claim(
+        "ToG against CoT of the large model: the paired interval excludes 0", "hard", 1e-3, surely_above("tog", "cot-l")
+    ),
     Claim("EM: depth 3 ≥ depth 1 + 0.20", "hard", 0.2, gap("em", "tog", "tog-depth-1")),
     Claim("EM: a beam of one is at most ToG", "hard", 0.0, gap("em", "tog", "naive")),
     Claim("EM: pruned by the model ≥ pruned by BM25 + 0.05", "hard", 0.05, gap("em", "tog", "tog-bm25")),
