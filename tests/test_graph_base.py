@@ -30,7 +30,8 @@ def asked(world: GraphWorld) -> list:
 def test_every_word_is_in_the_vocabulary_and_every_example_in_the_context(world: GraphWorld) -> None:
     tokenizer = base.build_tokenizer(world)
     stages = base.pretraining_stages(SMALL, world, tokenizer)
-    assert len(stages) == 2
+    assert len(stages) == 3
+    assert len(stages[0]) == SMALL.quoting
     for example in (example for stage in stages for example in stage):
         assert tokenizer.unk_token_id not in example.ids
         assert len(example.ids) <= SMALL.context

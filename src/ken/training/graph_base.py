@@ -34,6 +34,7 @@ from ken.lab.graphworld import (
     GraphWorld,
     GraphWorldConfig,
     Region,
+    Relation,
     Walk,
     ask_walk,
     question,
@@ -68,8 +69,10 @@ class GraphBaseConfig(LabBaseConfig):
     nobody asks for them); known_train: of the training region's. thoughts: closed-book questions of two and three hops
     on known facts of the training region. walked: questions that the oracle walks with ToG, walked_relations with ToG-R
     and dumped with all triples at once. renamed: share of their prompts in which names are exchanged.
+    quoting: lists of a few made-up triples, each with `asked` questions of one hop about them: the more there is to
+    copy, the sooner copying is learnt.
     aimless: share of the prompts about relations and entities that lead nowhere which is learnt; any choice is as good.
-    reading_first: share of the walked prompts that come before any fact, so that copying forms before recall.
+    reading_first: share of the walked prompts that come, after those lists, before any fact.
     """
 
     called = "graph"
@@ -80,13 +83,15 @@ class GraphBaseConfig(LabBaseConfig):
     known_train: float = Field(default=0.15, ge=0, le=1)
     exposures: int = Field(default=8, ge=1)
     thoughts: int = Field(default=2000, ge=0)
-    walked: int = Field(default=2000, ge=1)
-    walked_relations: int = Field(default=600, ge=1)
+    walked: int = Field(default=1500, ge=1)
+    walked_relations: int = Field(default=500, ge=1)
     dumped: int = Field(default=400, ge=1)
     renamed: float = Field(default=0.7, ge=0, le=1)
-    aimless: float = Field(default=0.25, ge=0, le=1)
+    aimless: float = Field(default=0.2, ge=0, le=1)
+    quoting: int = Field(default=3500, ge=0)
+    asked: int = Field(default=4, ge=1)
     noise: float = Field(default=0.1, ge=0, le=1)
-    reading_first: float = Field(default=0.5, ge=0, le=1)
+    reading_first: float = Field(default=0.4, ge=0, le=1)
 
     def recipe(self) -> Recipe:
         """How the model is made and measured."""
@@ -115,7 +120,7 @@ def smoke_config(size: Size = "S", *, seed: int = 0) -> GraphBaseConfig:
     gates do not count: for trying code, not for claims."""
     world = GraphWorldConfig(train=12, test=12, hubs=1, hub_size=20)
     small: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "layers": 2, "heads": 2, "exposures": 2}
-    counts = {"thoughts": 40, "walked": 60, "walked_relations": 30, "dumped": 20}
+    counts = {"thoughts": 40, "walked": 60, "walked_relations": 30, "dumped": 20, "quoting": 60}
     known = 0.7 if size == "L" else 0.4
     return GraphBaseConfig(world=world, seed=seed, known=known, gated=False, **small, **counts)
 
@@ -143,7 +148,7 @@ def pretraining_stages(config: GraphBaseConfig, world: GraphWorld, tokenizer: An
     first = round(config.reading_first * len(order))
     known = known_edges(config, world)
     closed = [*closed_book(config, known, rng), *thoughts(config, world, known["train"], rng)]
-    stages = [order[:first], [*order[first:], *closed]]
+    stages = [list(quoting(config, world, rng)), order[:first], [*order[first:], *closed]]
     return [encode(stage, tokenizer) for stage in stages if stage]
 
 
@@ -172,6 +177,37 @@ def walked_prompts(config: GraphBaseConfig, world: GraphWorld, rng: np.random.Ge
         run(_walk_all(strategy, [one for one, _ in questions.values()], oracle, Sources(graph=graph)))
         asked += [one for one in oracle.asked if oracle.leads(one) or rng.random() < config.aimless]
     return asked
+
+
+def quoting(config: GraphBaseConfig, world: GraphWorld, rng: np.random.Generator) -> Iterator[list[Piece]]:
+    """Made-up triples about any names, as the method shows them, and whether they answer questions of one hop; a
+    quarter of the questions they do not."""
+    pools = {kind: list(_pools(world)[kind]) for kind in TYPES}
+
+    def draw(relation: Relation) -> Edge:
+        ends = (relation.domain, relation.range[int(rng.integers(len(relation.range)))])
+        subject, object_ = (f"{kind} {pools[kind][int(rng.integers(len(pools[kind])))]}" for kind in ends)
+        return Edge(subject, relation, object_)
+
+    for _ in range(config.quoting):
+        count = int(rng.integers(2, 8))
+        edges = [draw(RELATIONS[int(i)]) for i in rng.permutation(len(RELATIONS))[: count + 2]]
+        told, missing = edges[:count], edges[count:]
+        knowledge = prompts.triple_lines([edge.triple for edge in told], {})
+        pieces: list[Piece] = []
+        for _ in range(config.asked):
+            known = rng.random() < 0.75
+            edge = (told if known else missing)[int(rng.integers(count if known else 2))]
+            text = ask_walk(_single(edge), some_wordings(_single(edge), rng))
+            first = f"{BOS} {prompts.TRIPLES_ENOUGH.token} {prompts.triples_prompt(text, knowledge)}"
+            asked = f"Q: {text}\nA:" if pieces else first
+            pieces += [(asked, False), (f"{{Yes}}. {{{edge.object}}} {EOS}" if known else f"{{No}}. {EOS}", True)]
+        yield pieces
+
+
+def _single(edge: Edge) -> Walk:
+    """One fact as a walk of one hop."""
+    return Walk(edge.subject, (edge.relation,), (type_of(edge.object),), ((edge.object,),))
 
 
 async def _walk_all(strategy: Strategy, questions: Sequence[Question], oracle: GraphOracle, sources: Sources) -> None:
@@ -247,7 +283,7 @@ def closed_book(
     without."""
     for edges in known.values():
         for edge in edges:
-            walk = Walk(edge.subject, (edge.relation,), (type_of(edge.object),), ((edge.object,),))
+            walk = _single(edge)
             for time in range(config.exposures):
                 text = ask_walk(walk, some_wordings(walk, rng))
                 yield _closed(text, edge.object, brief=True) if time % 4 == 3 else _closed(text, edge.object, [edge])
@@ -311,7 +347,7 @@ async def measure_gates(
     ]
     single = []
     for kind, edge in facts:
-        walk = Walk(edge.subject, (edge.relation,), (type_of(edge.object),), ((edge.object,),))
+        walk = _single(edge)
         single += [(kind, edge, CLOSED, ask_walk(walk, some_wordings(walk, rng)))]
     says = [[Message("system", _instruction(one.token)), Message("user", one.text)] for one in renamed]
     says += [[Message("system", instruction), Message("user", text)] for _, _, instruction, text in single]
