@@ -7,11 +7,14 @@ from functools import partial
 
 from ken.agents.adaptive import WITH_TOOLS, Adaptive, Decide
 from ken.agents.choices import Choose, TripleDump
-from ken.agents.direct import Direct
+from ken.agents.direct import Direct, InputOutput
+from ken.agents.graph import Graph, GraphRelations
+from ken.agents.graph_dump import GraphDump
 from ken.agents.ircot import Ircot
 from ken.agents.rag import Rag
 from ken.agents.search import SearchLoop
 from ken.agents.self_ask import SelfAsk
+from ken.agents.self_consistency import SelfConsistency
 from ken.agents.self_questioning import MODES, SelfQuestioning, name_of
 from ken.agents.solver import Solver
 from ken.agents.stepwise import Stepwise
@@ -35,6 +38,11 @@ STRATEGIES: dict[str, Callable[[], Strategy]] = {
         ToolStages,
         ToolStagesIterative,
         Tree,
+        GraphDump,
+        GraphRelations,
+        Graph,
+        SelfConsistency,
+        InputOutput,
         Solver,
         Choose,
         TripleDump,
@@ -50,10 +58,15 @@ __all__ = [
     "Choose",
     "Decide",
     "Direct",
+    "Graph",
+    "GraphDump",
+    "GraphRelations",
+    "InputOutput",
     "Ircot",
     "Rag",
     "SearchLoop",
     "SelfAsk",
+    "SelfConsistency",
     "SelfQuestioning",
     "Solver",
     "Stepwise",

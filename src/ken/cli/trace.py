@@ -16,7 +16,10 @@ _VERDICTS = {True: "knows", False: "does not know", None: "unreadable verdict"}
 
 
 def show_answer(console: Console, trajectory: Trajectory) -> None:
-    """The decision with its rationale, the answer, and the passages it rests on."""
+    """The decision with its rationale, the answer, and the passages or triples that it rests on."""
+    from ken.agents.graph_explain import kept, origin
+    from ken.core import Answer
+
     if trajectory.decision is not None:
         _line(console, "decision", verdict(trajectory.decision), style="magenta")
         if trajectory.decision.rationale:
@@ -36,6 +39,11 @@ def show_answer(console: Console, trajectory: Trajectory) -> None:
             f"the model ended without <answer>…</answer>; it wrote: {written.strip() or 'nothing'}",
             style="red",
         )
+    last = next((s for s in reversed(trajectory.steps) if isinstance(s, Answer)), None)
+    if last is not None and last.source is not None and trajectory.consulted:
+        _line(console, "source", origin(last))
+    for depth, triples in enumerate(kept(trajectory), start=1):
+        _line(console, f"hop {depth}", "; ".join(map(str, triples)))
     if trajectory.passages:
         console.print()
         for number, passage in enumerate(trajectory.passages, start=1):

@@ -43,7 +43,7 @@ from ken.metrics.statistics import (
     over_seeds,
     wilson,
 )
-from ken.metrics.text import bleu, exact_match, normalize_answer, rouge_l, substring_match, token_f1
+from ken.metrics.text import bleu, exact_match, lenient_match, normalize_answer, rouge_l, substring_match, token_f1
 
 __all__ = [
     "AwareScores",
@@ -74,6 +74,7 @@ __all__ = [
     "f1_aware_difference",
     "f1_aware_interval",
     "hit_at_k",
+    "lenient_match",
     "mean_reciprocal_rank",
     "ndcg_at_k",
     "normalize_answer",

@@ -59,6 +59,20 @@ def substring_match(prediction: str | None, golds: Sequence[str]) -> bool:
     return False
 
 
+def lenient_match(prediction: str | None, golds: Sequence[str]) -> bool:
+    """ToG's "exact match" as its authors' code computes it: in lower case and without spaces, is the prediction equal
+    to a gold, part of one, or one part of it? Never to be reported without `exact_match` beside it: a prediction of one
+    letter is right for most golds, and so is one that lists every candidate.
+
+    Source: IDEA-FinAI/ToG, eval (arXiv 2307.07697; card 44, Metric). An empty prediction is wrong here; there it is
+    right. Raises `ValueError` when there are no golds, `TypeError` when `golds` is one string.
+    """
+    golds = _checked(golds)
+    said = "".join((prediction or "").lower().split())
+    wanted = ["".join(gold.lower().split()) for gold in golds]
+    return bool(said) and any(said in gold or (bool(gold) and gold in said) for gold in wanted)
+
+
 def token_f1(prediction: str | None, golds: Sequence[str]) -> float:
     """Harmonic mean of token precision and recall (bags of normalised words), the best over the golds. In [0, 1].
 

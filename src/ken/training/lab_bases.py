@@ -9,6 +9,7 @@ from ken.lab.calculation import CalculationWorldConfig
 from ken.lab.concepts import ConceptsConfig
 from ken.lab.conflict import ConflictConfig
 from ken.lab.conversations import ConversationWorldConfig
+from ken.lab.graphworld import GraphWorldConfig
 from ken.lab.multihop import MultiHopConfig
 from ken.lab.patents import PatentConfig
 from ken.lab.splitworld import SplitWorldConfig
@@ -18,6 +19,7 @@ from ken.training.conflict_base import ConflictBaseConfig
 from ken.training.conversations_base import ConversationsBaseConfig
 from ken.training.factworld_base import FactWorldBaseConfig
 from ken.training.factworld_variants import variant_config
+from ken.training.graph_base import GraphBaseConfig, base_config
 from ken.training.lab_checkpoint import LabBaseConfig
 from ken.training.multihop_base import MultiHopBaseConfig
 from ken.training.patents_base import PatentsBaseConfig
@@ -34,6 +36,7 @@ BASES: dict[str, Callable[[int], LabBaseConfig]] = {
     ConflictBaseConfig.called: lambda seed: ConflictBaseConfig(world=ConflictConfig(known=150, seed=seed), seed=seed),
     PatentsBaseConfig.called: lambda seed: PatentsBaseConfig(world=PatentConfig(seed=seed), seed=seed),
     ConceptsBaseConfig.called: lambda seed: ConceptsBaseConfig(world=ConceptsConfig(seed=seed), seed=seed),
+    GraphBaseConfig.called: lambda seed: base_config("S", world=GraphWorldConfig(seed=seed), seed=seed),
     MultiHopBaseConfig.called: lambda seed: MultiHopBaseConfig(world=MultiHopConfig(seed=seed), seed=seed),
     TreeBaseConfig.called: lambda seed: TreeBaseConfig(world=SplitWorldConfig(seed=seed), seed=seed),
 }
