@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ken.sources.graph.protocol import KnowledgeGraph
-from ken.sources.search.protocol import Retriever
+from ken.sources.search.protocol import DocumentStore, Retriever
 
-__all__ = ["KnowledgeGraph", "Retriever", "Sources"]
+__all__ = ["DocumentStore", "KnowledgeGraph", "Retriever", "Sources"]
 
 
 @dataclass(frozen=True, slots=True)
