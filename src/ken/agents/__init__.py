@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ken.agents.adaptive import Adaptive, Decide
+from ken.agents.clusters import Clusters
 from ken.agents.direct import Direct
 from ken.agents.ircot import Ircot
 from ken.agents.rag import Rag
+from ken.agents.reading import ReadAll
 from ken.agents.search import SearchLoop
 from ken.agents.self_ask import SelfAsk
 from ken.agents.stepwise import Stepwise
@@ -16,16 +18,18 @@ from ken.agents.tools import ToolLoop
 from ken.core import BadInput
 
 STRATEGIES: dict[str, Callable[[], Strategy]] = {
-    s.name: s for s in (Direct, Rag, SearchLoop, Adaptive, Ircot, SelfAsk, Stepwise, ToolLoop)
+    s.name: s for s in (Direct, Rag, SearchLoop, Adaptive, Ircot, SelfAsk, Stepwise, ToolLoop, Clusters, ReadAll)
 }
 
 __all__ = [
     "STRATEGIES",
     "Adaptive",
+    "Clusters",
     "Decide",
     "Direct",
     "Ircot",
     "Rag",
+    "ReadAll",
     "SearchLoop",
     "SelfAsk",
     "Stepwise",

@@ -43,26 +43,26 @@ from ken.training.pretraining import Example
 CHAT_TEMPLATE = "<bos> {% for message in messages %}{{ message['content'] }} {% endfor %}"
 CONTROLS = [READ.token, READ_SUMMARIES.token, SUMMARISE.token]
 TAGS = [f"<{slash}{tag}>" for tag in ("think", "information", "answer") for slash in ("", "/")]
+TOGETHER = 16  # prompts
 WORDS = ["What", "do", "customers", "say", "about", "the", "of", "documents", "?", ":", ";", ".", "-", "abcdef"]
 
 
 class ReviewsBaseConfig(LabBaseConfig):
     """World, and number of examples of each kind.
 
-    few, many: contexts of at most `few_reviews` raw reviews, and of more up to all of a product; half of either are
-    summarised and half are asked about. condensed: contexts of summaries. Every context is asked about all aspects.
-    noise: how far the counts of those summaries are off, relative to what they count, as those of a model will be.
+    raw: stages of (examples, least, most) raw reviews in a context: first one or two, from which is learnt what is said
+    of what, then more, over which it is counted, up to all of a product. Half are summarised and half are asked about.
+    condensed: contexts of summaries, spread over all stages but the first. noise: how far the counts of those summaries
+    are off, relative to what they count, as those of a model will be.
     """
 
     called = "reviews"
 
     world: ReviewsConfig = ReviewsConfig()
     context: int = 2048
-    batch: int = 16
-    few: int = Field(default=12_000, ge=0)
-    many: int = Field(default=1_600, ge=0)
-    condensed: int = Field(default=6_000, ge=0)
-    few_reviews: int = Field(default=10, ge=1)
+    batch: int = 12
+    raw: tuple[tuple[int, int, int], ...] = ((8_000, 1, 2), (4_000, 3, 10), (700, 11, 75))
+    condensed: int = Field(default=4_000, ge=0)
     noise: float = Field(default=0.1, ge=0)
 
     def recipe(self) -> Recipe:
@@ -76,7 +76,9 @@ def smoke_config(*, seed: int = 0) -> ReviewsBaseConfig:
     count: for trying code, not for claims."""
     sizes: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "layers": 2, "heads": 2}
     world = ReviewsConfig(products=8, reviews=12, seed=seed)
-    return ReviewsBaseConfig(world=world, seed=seed, few=300, many=0, condensed=150, gated=False, **sizes)
+    return ReviewsBaseConfig(
+        world=world, seed=seed, raw=((200, 1, 2), (100, 3, 12)), condensed=100, gated=False, **sizes
+    )
 
 
 def build_tokenizer(world: ReviewsConfig) -> Any:
@@ -95,16 +97,16 @@ def build_tokenizer(world: ReviewsConfig) -> Any:
 
 
 def pretraining_stages(config: ReviewsBaseConfig, tokenizer: Any) -> list[list[Example]]:
-    """All examples, each to be shown once: first those of few reviews, where what is counted is near."""
+    """All examples, each to be shown once, from few reviews to many."""
     rng = np.random.default_rng(derive_seed("reviews base", config.seed))
-    first = [*raw(config, config.few, 1, config.few_reviews, rng)]
-    second = [*raw(config, config.many, config.few_reviews, config.world.reviews, rng)]
-    half = config.condensed // 2
-    stages = [
-        [*first, *condensed(config, half, rng)],
-        [*second, *condensed(config, config.condensed - half, rng)],
-    ]
-    return [[e for e in encode(stage, tokenizer) if len(e.ids) <= config.context] for stage in stages if stage]
+    later = max(1, len(config.raw) - 1)
+    stages = []
+    for number, (examples, least, most) in enumerate(config.raw):
+        stage = list(raw(config, examples, least, most, rng))
+        if number or later == len(config.raw):
+            stage += condensed(config, config.condensed // later, rng)
+        stages.append(stage)
+    return [[e for e in encode(stage, tokenizer) if len(e.ids) <= config.context] for stage in stages]
 
 
 def raw(
@@ -151,10 +153,14 @@ def noisy_summary(reviews: Sequence[Review], noise: float, rng: np.random.Genera
 
 
 def _asked(name: str, reviews: Sequence[Review], rng: np.random.Generator) -> list[Piece]:
+    """Questions about all aspects that are mentioned and at most two that are not, with their answers."""
     found = counts(reviews)
+    order = [ASPECTS[int(i)] for i in rng.permutation(len(ASPECTS))]
+    silent = [aspect for aspect in order if not found[aspect][1]][2:]
     pieces: list[Piece] = []
-    for i in rng.permutation(len(ASPECTS)):
-        aspect = ASPECTS[int(i)]
+    for aspect in order:
+        if aspect in silent:
+            continue
         said = f"<think> {finding(aspect, *found[aspect])} </think> <answer> {verdict(*found[aspect])} </answer> {EOS}"
         pieces += [(question_text(aspect, name), False), (said, True)]
     return pieces
@@ -180,7 +186,7 @@ def _partition(reviews: Sequence[Review], k: int, rng: np.random.Generator) -> l
 
 
 async def measure_gates(
-    model: Model, config: ReviewsBaseConfig, *, products: int = 20, seed: int = 2**20
+    model: Model, config: ReviewsBaseConfig, *, products: int = 12, seed: int = 2**20
 ) -> list[Gate]:
     """Accuracy of answers about products that were never shown: from 4, from 25 and from all raw reviews, and from true
     summaries of four clusters of all reviews; and, of summaries of 15 reviews, the share of aspects whose verdict is
@@ -209,18 +215,23 @@ async def measure_gates(
         chosen = _cluster(reviews, 15, rng)
         text = render_lines(r.text for r in chosen)
         says.append(("verdicts in summaries", [Message("system", SUMMARISE), Message("user", text)], chosen))
-    sampling = Sampling(max_tokens=64, stop=("</answer>",))
-    replies = await asyncio.gather(*(model.generate(messages, sampling=sampling) for _, messages, _ in says))
     right: dict[str, list[float]] = {}
-    for (kind, _, gold), (reply,) in zip(says, replies, strict=True):
-        if kind == "verdicts in summaries":
-            right.setdefault(kind, []).append(summary_accuracy(reply.text, gold))
-        else:
-            answer = parse_answer(reply.text)
-            right.setdefault(kind, []).append(isinstance(answer, Answer) and answer.text == gold)
+    sampling = Sampling(max_tokens=64, stop=("</answer>",))
+    # Together only with those of about the same length, and few: what they attend to is padded to the longest.
+    says.sort(key=lambda one: len(str(one[1][1].content)))
+    for start in range(0, len(says), TOGETHER):
+        batch = says[start : start + TOGETHER]
+        replies = await asyncio.gather(*(model.generate(messages, sampling=sampling) for _, messages, _ in batch))
+        for (kind, _, gold), (reply,) in zip(batch, replies, strict=True):
+            if kind == "verdicts in summaries":
+                right.setdefault(kind, []).append(summary_accuracy(reply.text, gold))
+            else:
+                answer = parse_answer(reply.text)
+                right.setdefault(kind, []).append(isinstance(answer, Answer) and answer.text == gold)
     low = {f"answers from {most} reviews": 0.75, "answers from summaries": 0.85, "verdicts in summaries": 0.75}
     return [
-        Gate(kind, sum(hits) / len(hits), low.get(kind, 0.0), 1.0, gating=kind in low) for kind, hits in right.items()
+        Gate(kind, sum(right[kind]) / len(right[kind]), low.get(kind, 0.0), 1.0, gating=kind in low)
+        for kind in sorted(right)
     ]
 
 
