@@ -25,6 +25,7 @@ def ask(
     sampling: Sampling = Sampling(),
     mcp: Sequence[str] = (),
     graph: object = None,
+    within: str = "",
     **model_options: Any,
 ) -> Trajectory:
     """Answer a question and say how: the trajectory holds the decision, the searches, the passages and the answer.
@@ -33,12 +34,14 @@ def ask(
     model: a spec such as "openai/gpt-4o-mini", "hf/Qwen/Qwen2.5-0.5B-Instruct" or "lab/factworld", or a loaded model;
         `model_options` (base_url, api_key, device, …; see `load_model`) go with a spec.
     index: a folder with an index, the URL of a /retrieve service, an `Index` or a `Retriever`; not needed for "direct".
-    strategy: a name ("adaptive", "direct", "rag", "search", "ircot", "self-ask", "stepwise", "tools") or a `Strategy`.
+    strategy: a name ("adaptive", "direct", "rag", "search", "ircot", "self-ask", "stepwise", "tools", "clusters",
+        "read-all") or a `Strategy`.
     top_k: passages per search, ≥ 1.
     sampling: of every call of the model; greedy by default.
     mcp: servers whose tools the strategy "tools" may use beside its own: command lines or http(s) addresses.
     graph: for strategies that walk one: a file of triples, the folder of a graph, the URL of a SPARQL endpoint, or a
         `KnowledgeGraph`.
+    within: only documents of the index whose ids lie in this folder, such as the reviews of one product.
 
     Raises `BadInput` for what cannot work as given. A model that does not answer gives a trajectory with `error` set.
     """
@@ -52,6 +55,7 @@ def ask(
             sampling=sampling,
             mcp=mcp,
             graph=graph,
+            within=within,
             **model_options,
         )
     )
@@ -67,6 +71,7 @@ async def ask_async(
     sampling: Sampling = Sampling(),
     mcp: Sequence[str] = (),
     graph: object = None,
+    within: str = "",
     **model_options: Any,
 ) -> Trajectory:
     """`ask` as a coroutine, for programs that have an event loop. Questions that are asked together share one model:
@@ -75,7 +80,7 @@ async def ask_async(
     if not isinstance(model, str | Model):
         raise BadInput(f"a model is a spec such as 'openai/gpt-4o-mini' or a loaded model, not {type(model).__name__}")
     async with _with_tools(strategy, mcp, search=index is not None) as chosen:
-        sources = open_sources(index, top_k, graph)
+        sources = open_sources(index, top_k, graph, within=within)
         loaded: Model | None = None
         try:
             check_sources([chosen], sources)
@@ -120,13 +125,14 @@ def as_question(question: str | Question) -> Question:
     return Question(id="ask", text=question)
 
 
-def open_sources(index: object, top_k: int, graph: object = None) -> Sources:
-    """What was given as an index and as a graph, ready for strategies. Raises `BadInput` for top_k < 1, `SourceError`
-    for a broken index or graph.
+def open_sources(index: object, top_k: int, graph: object = None, *, within: str = "") -> Sources:
+    """What was given as an index and as a graph, ready for strategies. within: of the index, only this folder of
+    document ids. Raises `BadInput` for top_k < 1 or a folder that there is not, `SourceError` for a broken index or
+    graph.
     """
     if top_k < 1:
         raise BadInput(f"top_k is {top_k}; a search must return at least one passage")
-    return Sources(search=_open_search(index), top_k=top_k, graph=_open_graph(graph))
+    return Sources(search=_open_search(index, within), top_k=top_k, graph=_open_graph(graph))
 
 
 async def close_sources(sources: Sources, *, keep: Iterable[object]) -> None:
@@ -137,16 +143,18 @@ async def close_sources(sources: Sources, *, keep: Iterable[object]) -> None:
             await source.close()
 
 
-def _open_search(index: object) -> Retriever | None:
+def _open_search(index: object, within: str = "") -> Retriever | None:
+    if within and (index is None or isinstance(index, Retriever)):
+        raise BadInput(f"there is no index to be limited to {within!r}; name one, or open it with this group yourself")
     if index is None or isinstance(index, Retriever):
         return index
     from ken.sources.search.index import Index
     from ken.sources.search.retriever import IndexRetriever, open_retriever
 
     if isinstance(index, str | Path):
-        return open_retriever(index)
+        return open_retriever(index, group=within)
     if isinstance(index, Index):
-        return IndexRetriever(index)
+        return IndexRetriever(index, group=within)
     raise BadInput(f"an index is a folder, a URL, an Index or a Retriever, not {type(index).__name__}")
 
 

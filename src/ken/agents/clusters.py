@@ -157,8 +157,8 @@ class Clusters(Reader):
         async def make() -> Digest:
             nonlocal now
             digest, now = await self._make(attempt, documents, hashes)
-            self._current[key] = digest
-            if not any(c.summary.extractive for c in digest.clusters) or self.summariser.extractive:
+            if self.summariser.extractive or not any(c.summary.extractive for c in digest.clusters):
+                self._current[key] = digest
                 self._shelf.put(key, digest.model_dump_json())
             return digest
 

@@ -66,6 +66,11 @@ def render_share(summary: str, part: int, whole: int) -> str:
     return f"{part} of {whole} documents: {summary}"
 
 
+def render_extract(texts: Iterable[str]) -> str:
+    """Documents that stand for their cluster, side by side."""
+    return " / ".join(filter(None, texts))
+
+
 class Summary(Frozen):
     """A summary, and what the model read and wrote for it. extractive: documents themselves, which cost nothing."""
 
@@ -249,7 +254,7 @@ class Summariser:
     def _extract(self, texts: Sequence[str], counter: TokenCounter) -> str:
         """Texts side by side, each at most its share of a summary."""
         share = max(1, self.summary_tokens // len(texts))
-        return " / ".join(filter(None, (counter.cut(" ".join(text.split()), share) for text in texts)))
+        return render_extract(counter.cut(" ".join(text.split()), share) for text in texts)
 
 
 def _packed(texts: Sequence[str], room: int, counter: TokenCounter) -> list[list[str]]:

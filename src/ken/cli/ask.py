@@ -19,7 +19,8 @@ def ask(  # noqa: PLR0917 (typer reads the options from the signature)
     strategy: Annotated[
         str,
         typer.Option(
-            help="direct, rag, search, adaptive, ircot, self-ask, stepwise or tools (which runs code in a sandbox)."
+            help="direct, rag, search, adaptive, ircot, self-ask, stepwise, clusters, read-all or tools (which runs "
+            "code in a sandbox)."
         ),
     ] = "adaptive",
     top_k: options.TopK = 3,
@@ -40,6 +41,13 @@ def ask(  # noqa: PLR0917 (typer reads the options from the signature)
         ),
     ] = None,
     graph: options.Graph = "",
+    within: Annotated[
+        str,
+        typer.Option(
+            metavar="FOLDER",
+            help="Only documents whose ids lie in this folder of the index, such as the reviews of one product.",
+        ),
+    ] = "",
 ) -> None:
     """Answer a question over your documents, searching only when the model does not know, and say why."""
     if not question.strip():
@@ -59,6 +67,7 @@ def ask(  # noqa: PLR0917 (typer reads the options from the signature)
         sampling=options.sampling(temperature, max_tokens, seed),
         mcp=mcp or (),
         graph=graph or None,
+        within=within,
         **options.given(
             base_url=base_url, api_key=api_key, device=device, timeout=timeout, control_tokens=control_tokens
         ),

@@ -28,6 +28,7 @@ Verdict = Literal["mostly positive", "mixed", "mostly negative", "not mentioned"
 VERDICTS: tuple[Verdict, ...] = ("mostly positive", "mixed", "mostly negative", "not mentioned")
 MOSTLY = 2 / 3  # of the mentions, at least
 SHARES = (0.1, 0.5, 0.9)  # of positive mentions, from which every aspect of a product draws one
+_TRIES = 20
 NAMES = 400  # that products of all worlds can have
 
 # By aspect: what is said of it when it is good, and when it is bad.
@@ -255,7 +256,8 @@ def product_names() -> tuple[str, ...]:
 
 def random_product(config: ReviewsConfig, name: str, rng: np.random.Generator) -> Product:
     """A product with reviews: one or two aspects are never mentioned, the others at rates that differ up to threefold,
-    each praised in a share of its mentions that is drawn from `SHARES`."""
+    each praised in a share of its mentions that is drawn from `SHARES`. No two customers write the same, as far as
+    there are so many ways to say it."""
     order = rng.permutation(len(ASPECTS))
     silent = int(rng.integers(1, 3))
     aspects = [ASPECTS[int(i)] for i in order[silent:]]
@@ -264,10 +266,14 @@ def random_product(config: ReviewsConfig, name: str, rng: np.random.Generator) -
     # The first k of an exponential race are k draws without replacement (Efraimidis & Spirakis 2006).
     races = rng.exponential(1.0 / rates, size=(config.reviews, len(aspects))).argsort(axis=1)
     both = rng.random(config.reviews) < config.two
-    reviews = []
+    reviews: list[Review] = []
+    written: set[str] = set()
     for first, two in zip(races.tolist(), both.tolist(), strict=True):
         mentions = tuple((aspects[i], bool(rng.random() < shares[i])) for i in first[: 1 + two])
-        reviews.append(Review(_written(mentions, config.talk, rng), mentions))
+        text = next((t for _ in range(_TRIES) if (t := _written(mentions, config.talk, rng)) not in written), None)
+        text = text or _written(mentions, config.talk, rng)
+        written.add(text)
+        reviews.append(Review(text, mentions))
     return Product(name, tuple(reviews))
 
 

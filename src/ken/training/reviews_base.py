@@ -17,7 +17,7 @@ from pydantic import Field
 
 from ken.agents.instructions import READ
 from ken.agents.protocol import parse_answer
-from ken.agents.summarising import READ_SUMMARIES, SUMMARISE, render_lines, render_share
+from ken.agents.summarising import READ_SUMMARIES, SUMMARISE, render_extract, render_lines, render_share
 from ken.core import Answer, Sampling
 from ken.core.seeding import derive_seed
 from ken.lab.reviews import (
@@ -44,7 +44,7 @@ CHAT_TEMPLATE = "<bos> {% for message in messages %}{{ message['content'] }} {% 
 CONTROLS = [READ.token, READ_SUMMARIES.token, SUMMARISE.token]
 TAGS = [f"<{slash}{tag}>" for tag in ("think", "information", "answer") for slash in ("", "/")]
 TOGETHER = 16  # prompts
-WORDS = ["What", "do", "customers", "say", "about", "the", "of", "documents", "?", ":", ";", ".", "-", "abcdef"]
+WORDS = ["What", "do", "customers", "say", "about", "the", "of", "documents", "?", ":", ";", ".", "-", "/", "abcdef"]
 
 
 class ReviewsBaseConfig(LabBaseConfig):
@@ -52,7 +52,8 @@ class ReviewsBaseConfig(LabBaseConfig):
 
     raw: stages of (examples, least, most) raw reviews in a context: first one or two, from which is learnt what is said
     of what, then more, over which it is counted, up to all of a product. Half are summarised and half are asked about.
-    condensed: contexts of summaries, spread over all stages but the first. noise: how far the counts of those summaries
+    condensed: contexts of summaries, spread over all stages but the first; in a share `extracted` of them reviews stand
+    for summaries. noise: how far the counts of those summaries
     are off, relative to what they count, as those of a model will be.
     """
 
@@ -63,6 +64,7 @@ class ReviewsBaseConfig(LabBaseConfig):
     batch: int = 12
     raw: tuple[tuple[int, int, int], ...] = ((8_000, 1, 2), (4_000, 3, 10), (700, 11, 75))
     condensed: int = Field(default=4_000, ge=0)
+    extracted: float = Field(default=0.2, ge=0, le=1)
     noise: float = Field(default=0.1, ge=0)
 
     def recipe(self) -> Recipe:
@@ -129,16 +131,22 @@ def raw(
 
 
 def condensed(config: ReviewsBaseConfig, examples: int, rng: np.random.Generator) -> Iterator[list[Piece]]:
-    """The summaries of 1 to 8 clusters of a product's reviews, the largest first, and questions about all of them."""
+    """The summaries of 1 to 8 clusters of a product's reviews, the largest first, and questions about all of them. Some
+    have reviews in the place of summaries, as where nothing but the middle of a cluster stands for it."""
     names = product_names()
     for _ in range(examples):
         count = int(rng.integers(1, config.world.reviews + 1))
         name = names[int(rng.integers(len(names)))]
         reviews = random_product(config.world, name, rng).reviews[:count]
         clusters = _partition(reviews, int(rng.integers(1, 9)), rng)
-        lines = [
-            render_share(noisy_summary(cluster, config.noise, rng), len(cluster), len(reviews)) for cluster in clusters
+        middle = int(rng.integers(1, 4)) if rng.random() < config.extracted else 0
+        said = [
+            render_extract(review.text for review in cluster[:middle])
+            if middle
+            else noisy_summary(cluster, config.noise, rng)
+            for cluster in clusters
         ]
+        lines = [render_share(text, len(cluster), len(reviews)) for text, cluster in zip(said, clusters, strict=True)]
         yield [(f"{BOS} {READ_SUMMARIES.token} {render_lines(lines)}", False), *_asked(name, reviews, rng)]
 
 
