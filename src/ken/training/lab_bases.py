@@ -8,12 +8,14 @@ from ken.core import BadInput
 from ken.lab.calculation import CalculationWorldConfig
 from ken.lab.conversations import ConversationWorldConfig
 from ken.lab.multihop import MultiHopConfig
+from ken.lab.reviews import ReviewsConfig
 from ken.training.calculation_base import CalculationBaseConfig
 from ken.training.conversations_base import ConversationsBaseConfig
 from ken.training.factworld_base import FactWorldBaseConfig
 from ken.training.factworld_variants import variant_config
 from ken.training.lab_checkpoint import LabBaseConfig
 from ken.training.multihop_base import MultiHopBaseConfig
+from ken.training.reviews_base import ReviewsBaseConfig
 
 BASES: dict[str, Callable[[int], LabBaseConfig]] = {
     FactWorldBaseConfig.called: lambda seed: variant_config("plain", seed=seed),
@@ -24,6 +26,7 @@ BASES: dict[str, Callable[[int], LabBaseConfig]] = {
         world=ConversationWorldConfig(seed=seed), seed=seed
     ),
     MultiHopBaseConfig.called: lambda seed: MultiHopBaseConfig(world=MultiHopConfig(seed=seed), seed=seed),
+    ReviewsBaseConfig.called: lambda seed: ReviewsBaseConfig(world=ReviewsConfig(seed=seed), seed=seed),
 }
 """From a seed, of world and model, to the config of the base model."""
 
