@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import islice
 from typing import Literal
 
@@ -249,6 +249,7 @@ class ReviewsWorld:
         return self.products[:half] if split == "test" else self.products[half:]
 
 
+@cache
 def product_names() -> tuple[str, ...]:
     """All names that a product of any world can have."""
     return tuple(islice(invented_names(np.random.default_rng(derive_seed("reviews names"))), NAMES))

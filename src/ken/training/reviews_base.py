@@ -76,11 +76,10 @@ class ReviewsBaseConfig(LabBaseConfig):
 def smoke_config(*, seed: int = 0) -> ReviewsBaseConfig:
     """The same kind of base model, built in seconds. It speaks the formats and counts badly, and its gates do not
     count: for trying code, not for claims."""
-    sizes: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "layers": 2, "heads": 2}
-    world = ReviewsConfig(products=8, seed=seed)
-    return ReviewsBaseConfig(
-        world=world, seed=seed, raw=((200, 1, 2), (100, 3, 12)), condensed=100, gated=False, **sizes
-    )
+    sizes: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "layers": 1, "heads": 2, "batch": 8}
+    world = ReviewsConfig(products=8, reviews=12, seed=seed)
+    stages = ((600, 1, 2), (100, 3, 12))
+    return ReviewsBaseConfig(world=world, seed=seed, raw=stages, condensed=100, gated=False, **sizes)
 
 
 def build_tokenizer(world: ReviewsConfig) -> Any:
