@@ -192,19 +192,20 @@ class Clusters(Reader):
     async def _clustered(self, attempt: Attempt, documents: Sequence[Passage]) -> Clustering:
         from ken.sources.search.clustering import cluster, lexical_vectors
 
-        store = attempt.sources.search
-        vectors: np.ndarray | None = None
-        if self.embedding is not None:
-            texts = [(document.title, document.text) for document in documents]
-            vectors = await asyncio.to_thread(self._encode, texts)
-        elif isinstance(store, DocumentStore):
-            vectors = await store.vectors(documents)
-        if vectors is None:
-            vectors = await asyncio.to_thread(lexical_vectors, [document.text for document in documents])
+        kept = await self._kept_vectors(attempt, documents)
+        texts = [document.text for document in documents]
+        vectors = await asyncio.to_thread(lexical_vectors, texts) if kept is None else kept
         found = await asyncio.to_thread(cluster, vectors, self.k, method=self.method, seed=self.seed)
         report = found.report([" ".join(document.text.split()) for document in documents])
-        attempt.steps.append(Observation(note=f"{found.k} clusters: " + "; ".join(report)))
+        attempt.steps.append(Observation(note=f"{found.k} cluster{'s' * (found.k > 1)}: " + "; ".join(report)))
         return found
+
+    async def _kept_vectors(self, attempt: Attempt, documents: Sequence[Passage]) -> np.ndarray | None:
+        """Those of the model that was named, or of the index; None when there is neither."""
+        store = attempt.sources.search
+        if self.embedding is not None:
+            return await asyncio.to_thread(self._encode, [(document.title, document.text) for document in documents])
+        return await store.vectors(documents) if isinstance(store, DocumentStore) else None
 
     def _encode(self, texts: Sequence[tuple[str, str]]) -> np.ndarray:
         from ken.sources.search.vectors import Encoder

@@ -226,6 +226,14 @@ def crag(k: K = 4, method: Method = "kmeans") -> Callable[[Bench], Metrics]:
     return lambda bench: measured(bench, lambda count: bench.clustered(count, k, method))
 
 
+def rag_all(bench: Bench) -> Metrics:
+    return measured(bench, bench.all_documents)
+
+
+def rag_top_m(bench: Bench) -> Metrics:
+    return measured(bench, bench.best_documents)
+
+
 def crag_4(bench: Bench) -> Metrics:
     return {**crag(4)(bench), "rand_index": purity(bench)}
 
@@ -235,8 +243,8 @@ def extractive(bench: Bench) -> Metrics:
 
 
 ARMS = (
-    Arm("rag-all", "all reviews in the prompt", lambda bench: measured(bench, bench.all_documents)),
-    Arm("rag-top-m", "the best reviews, as many tokens as CRAG takes", lambda b: measured(b, b.best_documents)),
+    Arm("rag-all", "all reviews in the prompt", rag_all),
+    Arm("rag-top-m", "the best reviews, as many tokens as CRAG takes", rag_top_m),
     Arm("crag-4", "4 clusters by k-means, a summary each", crag_4),
     Arm("crag-6", "6 clusters", crag(6)),
     Arm("crag-silhouette", "as many clusters as have the best silhouette", crag("silhouette")),

@@ -31,6 +31,8 @@ STRATEGY_WORDS = {
     "ircot": "makes every thought the next query",
     "self-ask": "asks itself follow-up questions",
     "stepwise": "plans one retrieval a step",
+    "clusters": "clusters many documents and reads a summary of each cluster",
+    "read-all": "reads all documents of a folder, or all that it finds",
     "tools": "searches, and runs Python in a sandbox",
 }
 

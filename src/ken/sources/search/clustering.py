@@ -6,6 +6,7 @@ Vectors are brought to length 1 first, so that the Euclidean distance of k-means
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -60,7 +61,8 @@ class Clustering:
     def report(self, texts: Sequence[str]) -> list[str]:
         """A line a cluster: its size, inertia, silhouette, and the text nearest to its centroid."""
         return [
-            f"{c.size} texts, inertia {c.inertia:.2f}, silhouette {c.silhouette:.2f}: {texts[c.members[0]]}"
+            f"{c.size} texts, inertia {c.inertia:.2f}"
+            f"{'' if math.isnan(c.silhouette) else f', silhouette {c.silhouette:.2f}'}: {texts[c.members[0]]}"
             for c in self.clusters
         ]
 
