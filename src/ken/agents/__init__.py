@@ -7,11 +7,13 @@ from functools import partial
 
 from ken.agents.adaptive import WITH_TOOLS, Adaptive, Decide
 from ken.agents.choices import Choose, TripleDump
+from ken.agents.clusters import Clusters
 from ken.agents.direct import Direct, InputOutput
 from ken.agents.graph import Graph, GraphRelations
 from ken.agents.graph_dump import GraphDump
 from ken.agents.ircot import Ircot
 from ken.agents.rag import Rag
+from ken.agents.reading import ReadAll
 from ken.agents.search import SearchLoop
 from ken.agents.self_ask import SelfAsk
 from ken.agents.self_consistency import SelfConsistency
@@ -38,6 +40,8 @@ STRATEGIES: dict[str, Callable[[], Strategy]] = {
         ToolStages,
         ToolStagesIterative,
         Tree,
+        ReadAll,
+        Clusters,
         GraphDump,
         GraphRelations,
         Graph,
@@ -56,6 +60,7 @@ __all__ = [
     "STRATEGIES",
     "Adaptive",
     "Choose",
+    "Clusters",
     "Decide",
     "Direct",
     "Graph",
@@ -64,6 +69,7 @@ __all__ = [
     "InputOutput",
     "Ircot",
     "Rag",
+    "ReadAll",
     "SearchLoop",
     "SelfAsk",
     "SelfConsistency",

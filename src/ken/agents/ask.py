@@ -47,6 +47,7 @@ def ask(
     allow: the tools that may be called although they change something outside, or True for all.
     graph: for strategies that walk one: a file of triples, the folder of a graph, the URL of a SPARQL endpoint, or a
         `KnowledgeGraph`.
+    within: only documents of the index whose ids lie in this folder, such as the reviews of one product.
 
     Raises `BadInput` for what cannot work as given. A model that does not answer gives a trajectory with `error` set.
     """
@@ -162,13 +163,14 @@ def as_question(question: str | Question) -> Question:
     return Question(id="ask", text=question)
 
 
-def open_sources(index: object, top_k: int, graph: object = None) -> Sources:
-    """What was given as an index and as a graph, ready for strategies. Raises `BadInput` for top_k < 1, `SourceError`
-    for a broken index or graph.
+def open_sources(index: object, top_k: int, graph: object = None, *, within: str = "") -> Sources:
+    """What was given as an index and as a graph, ready for strategies. within: of the index, only this folder of
+    document ids. Raises `BadInput` for top_k < 1 or a folder that there is not, `SourceError` for a broken index or
+    graph.
     """
     if top_k < 1:
         raise BadInput(f"top_k is {top_k}; a search must return at least one passage")
-    return Sources(search=_open_search(index), top_k=top_k, graph=_open_graph(graph))
+    return Sources(search=_open_search(index, within), top_k=top_k, graph=_open_graph(graph))
 
 
 async def close_sources(sources: Sources, *, keep: Iterable[object]) -> None:
@@ -179,16 +181,18 @@ async def close_sources(sources: Sources, *, keep: Iterable[object]) -> None:
             await source.close()
 
 
-def _open_search(index: object) -> Retriever | None:
+def _open_search(index: object, within: str = "") -> Retriever | None:
+    if within and (index is None or isinstance(index, Retriever)):
+        raise BadInput(f"there is no index to be limited to {within!r}; name one, or open it with this group yourself")
     if index is None or isinstance(index, Retriever):
         return index
     from ken.sources.search.index import Index
     from ken.sources.search.retriever import IndexRetriever, open_retriever
 
     if isinstance(index, str | Path):
-        return open_retriever(index)
+        return open_retriever(index, group=within)
     if isinstance(index, Index):
-        return IndexRetriever(index)
+        return IndexRetriever(index, group=within)
     raise BadInput(f"an index is a folder, a URL, an Index or a Retriever, not {type(index).__name__}")
 
 

@@ -52,6 +52,13 @@ def ask(  # noqa: PLR0917 (typer reads the options from the signature)
         ),
     ] = None,
     graph: options.Graph = "",
+    within: Annotated[
+        str,
+        typer.Option(
+            metavar="FOLDER",
+            help="Only documents whose ids lie in this folder of the index, such as the reviews of one product.",
+        ),
+    ] = "",
 ) -> None:
     """Answer a question over your documents, searching only when the model does not know, and say why."""
     if not question.strip():

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from ken.core import Decision, GraphQuery, Passage, Trajectory
 
+SHOWN = 10  # passages under an answer
 _VERDICTS = {True: "knows", False: "does not know", None: "unreadable verdict"}
 
 
@@ -46,8 +47,10 @@ def show_answer(console: Console, trajectory: Trajectory) -> None:
         _line(console, f"hop {depth}", "; ".join(map(str, triples)))
     if trajectory.passages:
         console.print()
-        for number, passage in enumerate(trajectory.passages, start=1):
+        for number, passage in enumerate(trajectory.passages[:SHOWN], start=1):
             console.print(_passage(number, passage))
+        if (more := len(trajectory.passages) - SHOWN) > 0:
+            console.print(f"and {more} more, which --trace shows", style="dim")
 
 
 def show_trace(console: Console, trajectory: Trajectory) -> None:

@@ -12,6 +12,7 @@ from ken.lab.conversations import ConversationWorldConfig
 from ken.lab.graphworld import GraphWorldConfig
 from ken.lab.multihop import MultiHopConfig
 from ken.lab.patents import PatentConfig
+from ken.lab.reviews import ReviewsConfig
 from ken.lab.splitworld import SplitWorldConfig
 from ken.training.calculation_base import CalculationBaseConfig
 from ken.training.concepts_base import ConceptsBaseConfig
@@ -23,6 +24,7 @@ from ken.training.graph_base import GraphBaseConfig, base_config
 from ken.training.lab_checkpoint import LabBaseConfig
 from ken.training.multihop_base import MultiHopBaseConfig
 from ken.training.patents_base import PatentsBaseConfig
+from ken.training.reviews_base import ReviewsBaseConfig
 from ken.training.tree_base import TreeBaseConfig
 
 BASES: dict[str, Callable[[int], LabBaseConfig]] = {
@@ -39,6 +41,7 @@ BASES: dict[str, Callable[[int], LabBaseConfig]] = {
     GraphBaseConfig.called: lambda seed: base_config("S", world=GraphWorldConfig(seed=seed), seed=seed),
     MultiHopBaseConfig.called: lambda seed: MultiHopBaseConfig(world=MultiHopConfig(seed=seed), seed=seed),
     TreeBaseConfig.called: lambda seed: TreeBaseConfig(world=SplitWorldConfig(seed=seed), seed=seed),
+    ReviewsBaseConfig.called: lambda seed: ReviewsBaseConfig(world=ReviewsConfig(seed=seed), seed=seed),
 }
 """From a seed, of world and model, to the config of the base model."""
 

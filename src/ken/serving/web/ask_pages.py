@@ -34,6 +34,8 @@ STRATEGY_WORDS = {
     "self-ask": "asks itself follow-up questions",
     "stepwise": "plans one retrieval a step",
     "tree": "splits the question, and trusts the likeliest answer to each part",
+    "clusters": "clusters many documents and reads a summary of each cluster",
+    "read-all": "reads all documents of a folder, or all that it finds",
     "tools": "searches, and runs Python in a sandbox",
     "graph": "walks a knowledge graph by relations and entities",
     "graph-relations": "walks a knowledge graph by chains of relations",
