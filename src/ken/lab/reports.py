@@ -1,0 +1,293 @@
+"""A world of generated reports: long documents whose every fact, and every gap, is known (card 51, Miniature claim
+check, part B).
+
+A report has parts; each part states some attributes with a value (an amount, a year, a name), and between these stand
+sentences that mention an attribute without saying anything of it, and sentences of noise. So a search finds the words
+of a question in places that do not answer it, as it does in real documents. Every attribute is stated at most once in a
+report, and some are not in it at all: questions about those have no answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from typing import Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from ken.core import BadInput, Passage, Question
+from ken.core.explained import Explained
+from ken.core.seeding import derive_seed
+from ken.lab.conversations import NOISE
+from ken.lab.names import invented_names
+
+Task = Literal["location", "reasoning", "comparison", "hallucination"]
+TASKS: tuple[Task, ...] = ("location", "reasoning", "comparison", "hallucination")
+Length = Literal["short", "long"]
+LENGTHS: tuple[Length, ...] = ("short", "long")
+
+AMOUNTS = tuple(
+    "revenue costs staff debt stock grants rent fines orders tariffs wages exports imports reserves losses profits "
+    "savings pensions dividends royalties taxes loans deposits premiums".split()
+)
+YEARS = tuple("audit charter merger licence lease patent opening refit".split())
+PEOPLE = tuple("director auditor lawyer banker landlord architect engineer secretary".split())
+ATTRIBUTES = (*AMOUNTS, *YEARS, *PEOPLE)
+
+STATED = (
+    "The board noted {key} {value} in this period.",
+    "By the end of term {key} {value} was on record.",
+    "Its books give {key} {value} without further remark.",
+)
+MENTIONED = (
+    "Members asked again about {key} at some length.",
+    "The outlook for {key} remains under discussion.",
+)
+NOT_STATED = "not stated"
+
+
+class ReportsConfig(Explained):
+    """Sizes; the defaults come to about 250 and 900 tokens, as on the card.
+
+    parts: of a report. short_facts, long_facts: attributes that a part states. short_mentions, long_mentions: sentences
+    of a part that only mention an attribute. short_noise, long_noise: its sentences of noise. numbers: amounts run from
+    10 to 9 + numbers. names: people and companies. reports: of each length, for tests (and as many for choosing
+    settings). per_part: questions of each task but comparison about a part; pairs: comparisons of a report.
+    """
+
+    called = "a world of reports"
+
+    parts: int = Field(default=5, ge=2)
+    short_facts: int = Field(default=3, ge=2)
+    long_facts: int = Field(default=6, ge=2)
+    short_mentions: int = Field(default=1, ge=0)
+    long_mentions: int = Field(default=8, ge=0)
+    short_noise: int = Field(default=1, ge=0)
+    long_noise: int = Field(default=6, ge=0)
+    numbers: int = Field(default=30, ge=2, le=90)
+    names: int = Field(default=60, ge=4)
+    reports: int = Field(default=40, ge=1)
+    per_part: int = Field(default=1, ge=1)
+    pairs: int = Field(default=5, ge=1)
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _together(self) -> ReportsConfig:
+        if self.parts * max(self.short_facts, self.long_facts) >= len(ATTRIBUTES):
+            raise BadInput(
+                f"{self.parts} parts cannot state {max(self.short_facts, self.long_facts)} of {len(ATTRIBUTES)} "
+                "attributes each and leave some out; lower parts or facts"
+            )
+        return self
+
+    def facts(self, length: Length) -> int:
+        return self.short_facts if length == "short" else self.long_facts
+
+
+@dataclass(frozen=True, slots=True)
+class Stated:
+    """An attribute that a report states, and in which part (from 0)."""
+
+    key: str
+    value: str
+    part: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """A report: its parts as text, what they state, and which attributes it does not even mention."""
+
+    name: str
+    title: str
+    length: Length
+    parts: tuple[str, ...]
+    stated: tuple[Stated, ...]
+
+    @property
+    def passage(self) -> Passage:
+        """The whole report as one document."""
+        return Passage(id=self.name, title=self.title, text="\n\n".join(self.parts))
+
+    @cached_property
+    def values(self) -> dict[str, str]:
+        """What it states, by attribute."""
+        return {fact.key: fact.value for fact in self.stated}
+
+    @cached_property
+    def silent_on(self) -> tuple[str, ...]:
+        """The attributes that it does not mention."""
+        return tuple(key for key in ATTRIBUTES if key not in self.values)
+
+    def amounts(self, part: int | None = None) -> list[Stated]:
+        """What can be calculated with, of one part or of all."""
+        return [f for f in self.stated if f.key in AMOUNTS and part in {None, f.part}]
+
+
+class ReportsWorld:
+    """Reports and questions about them, all fixed by the config and its seed."""
+
+    def __init__(self, config: ReportsConfig | None = None) -> None:
+        self.config = config or ReportsConfig()
+        rng = np.random.default_rng(derive_seed("reports names", self.config.seed))
+        self.names = tuple(islice(invented_names(rng), self.config.names))
+        self.numbers = tuple(str(10 + i) for i in range(self.config.numbers))
+        self.years = tuple(str(1960 + i) for i in range(40))
+
+    def report(self, name: str, length: Length, rng: np.random.Generator, *, facts: int | None = None) -> Report:
+        """A report with random content. facts: attributes a part states, else the config's."""
+        c = self.config
+        each = facts or c.facts(length)
+        mentions, noise = (
+            (c.short_mentions, c.short_noise) if length == "short" else (c.long_mentions, c.long_noise)
+        )
+        keys = [ATTRIBUTES[int(i)] for i in rng.permutation(len(ATTRIBUTES))[: each * c.parts]]
+        # Two amounts at least in every part, so that each has something to calculate with.
+        amounts, others = [k for k in keys if k in AMOUNTS], [k for k in keys if k not in AMOUNTS]
+        while len(amounts) < 2 * c.parts:
+            free = [k for k in AMOUNTS if k not in amounts]
+            amounts.append(free[int(rng.integers(len(free)))])
+            others.pop()
+        rest = [*amounts[2 * c.parts :], *others]
+        rest = [rest[int(i)] for i in rng.permutation(len(rest))]
+        shares = [[*amounts[2 * p : 2 * p + 2], *rest[p :: c.parts]] for p in range(c.parts)]
+        known = [key for share in shares for key in share]
+        stated, parts = [], []
+        for part, share in enumerate(shares):
+            told = [Stated(key, self._value(key, rng), part) for key in share]
+            stated += told
+            sentences = [_pick(STATED, rng).format(key=f.key, value=f.value) for f in told]
+            sentences += [_pick(MENTIONED, rng).format(key=_pick(known, rng)) for _ in range(mentions)]
+            sentences += [self._noise(rng) for _ in range(noise)]
+            parts.append(" ".join([f"Part {part + 1}.", *(sentences[int(i)] for i in rng.permutation(len(sentences)))]))
+        return Report(name, _pick(self.names, rng), length, tuple(parts), tuple(stated))
+
+    def reports(self, length: Length, split: Literal["test", "dev"] = "test") -> list[Report]:
+        """The reports of a split, the same every time."""
+        rng = np.random.default_rng(derive_seed("reports", self.config.seed, length, split))
+        return [self.report(f"{split}-{length}-{i}", length, rng) for i in range(self.config.reports)]
+
+    def _value(self, key: str, rng: np.random.Generator) -> str:
+        return _pick(self.numbers if key in AMOUNTS else self.years if key in YEARS else self.names, rng)
+
+    def _noise(self, rng: np.random.Generator) -> str:
+        words = [NOISE[int(i)] for i in rng.choice(len(NOISE), size=7, replace=False)]
+        return f"{' '.join(words)}."
+
+
+def _pick(options: Sequence[str], rng: np.random.Generator) -> str:
+    return options[int(rng.integers(len(options)))]
+
+
+# --- questions -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question about a report: what must be looked up (attributes, in order) and where (parts, from 0; empty where
+    nothing is to be found)."""
+
+    task: Task
+    text: str
+    answer: str
+    keys: tuple[str, ...]
+    parts: tuple[int, ...]
+
+
+def locate(fact: Stated) -> Asked:
+    """One fact, stated in one place."""
+    return Asked("location", f"What was the {fact.key}?", fact.value, (fact.key,), (fact.part,))
+
+
+def calculate(one: Stated, other: Stated, *, total: bool) -> Asked:
+    """The sum of two amounts of one part, or their difference."""
+    a, b = int(one.value), int(other.value)
+    text = f"What was the {'sum of' if total else 'difference between'} {one.key} and {other.key}?"
+    return Asked("reasoning", text, str(a + b if total else abs(a - b)), (one.key, other.key), (one.part,))
+
+
+def compare(one: Stated, other: Stated) -> Asked:
+    """Which of two different amounts of different parts is larger."""
+    larger = one if int(one.value) > int(other.value) else other
+    text = f"Which was larger, {one.key} or {other.key}?"
+    return Asked("comparison", text, larger.key, (one.key, other.key), tuple(sorted((one.part, other.part))))
+
+
+def miss(key: str) -> Asked:
+    """What a report does not mention."""
+    return Asked("hallucination", f"What was the {key}?", NOT_STATED, (key,), ())
+
+
+def questions(report: Report, config: ReportsConfig, rng: np.random.Generator) -> list[Question]:
+    """Questions of all four tasks, as LaRA's generator places them: location, reasoning and hallucination part by part,
+    comparisons of `pairs` random pairs of parts. `meta` as `ken.auditing.long_documents` reads it, and keys: what must
+    be looked up."""
+    asked: list[tuple[int | None, Asked]] = []
+    for part in range(config.parts):
+        facts = [f for f in report.stated if f.part == part]
+        amounts = report.amounts(part)
+        for _ in range(config.per_part):
+            one, other = (amounts[int(i)] for i in rng.permutation(len(amounts))[:2])
+            asked += [
+                (part, locate(facts[int(rng.integers(len(facts)))])),
+                (part, calculate(one, other, total=bool(rng.random() < 0.5))),
+                (part, miss(_pick(report.silent_on, rng))),
+            ]
+    pairs = 0
+    for _ in range(100 * config.pairs):
+        one, other = (report.amounts()[int(i)] for i in rng.permutation(len(report.amounts()))[:2])
+        if pairs < config.pairs and one.part != other.part and one.value != other.value:
+            asked.append((None, compare(one, other)))
+            pairs += 1
+    return [_question(report, number, part, one) for number, (part, one) in enumerate(asked)]
+
+
+def _question(report: Report, number: int, part: int | None, asked: Asked) -> Question:
+    place = {"comp_parts": list(asked.parts)} if part is None else {"context_order": part}
+    return Question(
+        id=f"{report.name}-{asked.task}-{number}",
+        text=asked.text,
+        answers=(asked.answer,),
+        meta={
+            "type": "report",
+            "level": asked.task,
+            "length": report.length,
+            "file": report.name,
+            **place,
+            "keys": list(asked.keys),
+        },
+    )
+
+
+def exercises(report: Report, count: int, rng: np.random.Generator, seen: str | None = None) -> Iterator[Asked]:
+    """`count` questions to learn reading from, an even mix of the tasks, none about the same pair twice. seen: the text
+    that is shown instead of the whole report (chunks of it): what it does not state has no answer."""
+    facts = [f for f in report.stated if seen is None or f" {f.key} {f.value} " in f"{seen} "]
+    visible = {f.key for f in facts}
+    hidden = [key for key in ATTRIBUTES if key not in visible]
+    amounts = [f for f in report.stated if f.key in AMOUNTS]
+    order = [facts[int(i)] for i in rng.permutation(len(facts))]
+    for number in range(count):
+        task = TASKS[number % len(TASKS)]
+        if task == "location" and order:
+            yield locate(order.pop())
+            continue
+        if task in {"reasoning", "comparison"}:
+            shown = [f for f in amounts if f.key in visible]
+            pool = shown if len(shown) > 1 and rng.random() < 0.85 else amounts  # some of which may be out of sight
+            one, other = (pool[int(i)] for i in rng.permutation(len(pool))[:2])
+            if task == "reasoning":
+                asked = calculate(one, other, total=bool(rng.random() < 0.5))
+            elif one.value != other.value:
+                asked = compare(one, other)
+            else:
+                continue
+            yield asked if {one.key, other.key} <= visible else _unanswerable(asked)
+            continue
+        yield miss(hidden[int(rng.integers(len(hidden)))])
+
+
+def _unanswerable(asked: Asked) -> Asked:
+    return Asked("hallucination", asked.text, NOT_STATED, asked.keys, ())
