@@ -54,6 +54,7 @@ def _assemble() -> None:
         mcp,
         papers,
         papers_feed,
+        replay,
         retrieve,
         rewriting,
         serve,
@@ -72,6 +73,7 @@ def _assemble() -> None:
     papers.app.command("digest")(papers_feed.digest)
     app.add_typer(papers.app, name="papers")
     app.command("reproduce")(papers.reproduce)
+    app.command("replay")(replay.replay)
     app.command("train")(train.train)
     app.add_typer(retrieve.app, name="retrieve")
     app.command("serve")(serve.serve)
