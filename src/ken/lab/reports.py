@@ -187,13 +187,14 @@ def _pick(options: Sequence[str], rng: np.random.Generator) -> str:
 @dataclass(frozen=True, slots=True)
 class Asked:
     """A question about a report: what must be looked up (attributes, in order) and where (parts, from 0; empty where
-    nothing is to be found)."""
+    nothing is to be found). missing: those of the attributes that are not stated where one looks."""
 
     task: Task
     text: str
     answer: str
     keys: tuple[str, ...]
     parts: tuple[int, ...]
+    missing: tuple[str, ...] = ()
 
 
 def locate(fact: Stated) -> Asked:
@@ -217,7 +218,7 @@ def compare(one: Stated, other: Stated) -> Asked:
 
 def miss(key: str) -> Asked:
     """What a report does not mention."""
-    return Asked("hallucination", f"What was the {key}?", NOT_STATED, (key,), ())
+    return Asked("hallucination", f"What was the {key}?", NOT_STATED, (key,), (), (key,))
 
 
 def questions(report: Report, config: ReportsConfig, rng: np.random.Generator) -> list[Question]:
@@ -284,10 +285,7 @@ def exercises(report: Report, count: int, rng: np.random.Generator, seen: str | 
                 asked = compare(one, other)
             else:
                 continue
-            yield asked if {one.key, other.key} <= visible else _unanswerable(asked)
+            unseen = tuple(key for key in asked.keys if key not in visible)
+            yield Asked("hallucination", asked.text, NOT_STATED, asked.keys, (), unseen) if unseen else asked
             continue
         yield miss(hidden[int(rng.integers(len(hidden)))])
-
-
-def _unanswerable(asked: Asked) -> Asked:
-    return Asked("hallucination", asked.text, NOT_STATED, asked.keys, ())

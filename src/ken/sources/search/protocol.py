@@ -26,3 +26,16 @@ class Retriever(Protocol):
     async def close(self) -> None:
         """Release connections and threads."""
         ...
+
+
+@runtime_checkable
+class Library(Protocol):
+    """A source that keeps whole documents beside their passages."""
+
+    async def document(self, identifier: str) -> Passage:
+        """The document with this id (a passage's `document_id`), whole. Raises `SourceError` when there is none."""
+        ...
+
+    async def only_document(self) -> Passage | None:
+        """The document, whole, where there is exactly one."""
+        ...

@@ -22,6 +22,14 @@ class IndexRetriever(BatchingRetriever):
     async def _search_batch(self, queries: list[str], k: int) -> list[list[Passage]]:
         return await asyncio.to_thread(self.index.search_many, queries, k, mode=self._mode)
 
+    async def document(self, identifier: str) -> Passage:
+        """A document of the index, whole (`Index.document`)."""
+        return await asyncio.to_thread(self.index.document, identifier)
+
+    async def only_document(self) -> Passage | None:
+        """The document of an index that holds exactly one, whole."""
+        return await asyncio.to_thread(self.index.only_document)
+
 
 def open_retriever(spec: str | Path, *, mode: Mode | None = None) -> Retriever:
     """The retriever at `spec`: the folder of an index, or the http(s) address of a Search-R1 `/retrieve` service.
