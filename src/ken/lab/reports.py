@@ -20,12 +20,11 @@ from pydantic import Field, model_validator
 
 from ken.core import BadInput, Passage, Question
 from ken.core.explained import Explained
+from ken.core.long_documents import TASKS, Task
 from ken.core.seeding import derive_seed
 from ken.lab.conversations import NOISE
 from ken.lab.names import invented_names
 
-Task = Literal["location", "reasoning", "comparison", "hallucination"]
-TASKS: tuple[Task, ...] = ("location", "reasoning", "comparison", "hallucination")
 Length = Literal["short", "long"]
 LENGTHS: tuple[Length, ...] = ("short", "long")
 

@@ -13,12 +13,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
+from ken.core.long_documents import TASKS, Task
 from ken.metrics.statistics import Interval, stratified_bootstrap
-
-Task = Literal["location", "reasoning", "comparison", "hallucination"]
-TASKS: tuple[Task, ...] = ("location", "reasoning", "comparison", "hallucination")
-Mode = Literal["lc", "rag"]
-MODES: tuple[Mode, ...] = ("lc", "rag")
 
 # --- judges ----------------------------------------------------------------------------------------------------------
 
