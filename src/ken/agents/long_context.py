@@ -40,6 +40,7 @@ class LongContext(Strategy):
 
     name = "long-context"
     needs_search = True
+    needs_documents = True
     answers_from = 1
 
     def __init__(self, documents: int = 1, *, max_tokens: int = MOST_TOKENS) -> None:

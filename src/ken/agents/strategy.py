@@ -11,6 +11,7 @@ from ken.agents.watch import Watch
 from ken.core import BadInput, ModelError, Question, Sampling, SourceError, Trajectory
 from ken.models import Model
 from ken.sources import Sources
+from ken.sources.search.protocol import Library
 
 
 class Strategy(ABC):
@@ -21,6 +22,7 @@ class Strategy(ABC):
     name: ClassVar[str]
     needs_search: ClassVar[bool] = False
     needs_graph: ClassVar[bool] = False
+    needs_documents: ClassVar[bool] = False  # whole ones, which not every search engine keeps
     # From this turn of the model on (the first is 1), the first complete <answer> of a turn is the answer, so that it
     # may be shown as it is written. None: only what ends up as the answer is one.
     answers_from: ClassVar[int | None] = None
@@ -55,6 +57,11 @@ def check_sources(strategies: Iterable[Strategy], sources: Sources) -> None:
     chosen = list(strategies)
     if sources.search is None and (searching := [s.name for s in chosen if s.needs_search]):
         raise BadInput(f"no index was given, and {_names(searching)} must search; name one, or use only 'direct'")
+    if not isinstance(sources.search, Library) and (reading := [s.name for s in chosen if s.needs_documents]):
+        name = getattr(sources.search, "name", "the source")
+        raise BadInput(
+            f"{name} gives only passages, and {_names(reading)} must read whole documents; name the folder of an index"
+        )
     if sources.graph is None and (walking := [s.name for s in chosen if s.needs_graph]):
         raise BadInput(f"no knowledge graph was given, and {_names(walking)} must walk one; name one with --graph")
 

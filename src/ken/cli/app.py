@@ -54,6 +54,7 @@ def _assemble() -> None:
         mcp,
         papers,
         papers_feed,
+        reading,
         replay,
         retrieve,
         rewriting,
@@ -63,6 +64,7 @@ def _assemble() -> None:
 
     app.command("ask")(ask.ask)
     audit.app.command("feasibility")(feasibility.feasibility)
+    audit.app.command("reading")(reading.reading)
     audit.app.command("rewriting")(rewriting.rewriting)
     app.add_typer(audit.app, name="audit")
     app.command("search")(index.search)

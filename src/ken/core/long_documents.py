@@ -4,10 +4,10 @@
     ROOT/datasets/query/32k_book_location.jsonl       questions: length, type and task
     ROOT/evaluation/prediction/MODEL/full_preds_MODEL_32k_book_location.jsonl     answers; `rag_preds_…` by retrieval
 
-A record of questions has type, level (the task), length, file, context_order (the part of the document it was made from,
-or "full") or comp_parts (two of them), question and answer; one of answers has prediction and ground_truth instead.
-`context_order` is where the generator looked, not the place of the answer. Some released records name their type
-otherwise than their file does ("novelette_fake"); the file's name counts.
+A record of questions has type, level (the task), length, file, context_order (the part of the document it was made
+from, or "full") or comp_parts (two of them), question and answer; one of answers has prediction and ground_truth
+instead. `context_order` is where the generator looked, not the place of the answer. Some released records name their
+type otherwise than their file does ("novelette_fake"); the file's name counts.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ COMES_FROM = "It is LaRA's repository as it is released: git clone https://githu
 class Prediction(Frozen):
     """One answer, as LaRA writes it down, beside what Ken knows of it.
 
-    prediction: None where the model gave none (LaRA: false), which counts as wrong. left_out: share of the document that
-    the window had no room for. tokens: of prompt and reply; seconds: of the call. error: why there is no answer.
+    prediction: None where the model gave none (LaRA: false), which counts as wrong. left_out: share of the document
+    that the window had no room for. tokens: of prompt and reply; seconds: of the call. error: why there is no answer.
     """
 
     model: str
@@ -119,8 +119,8 @@ def read_predictions(path: Path) -> Iterator[Prediction]:
     match = _PREDICTIONS.fullmatch(path.name)
     if match is None or match[5] not in _TASKS:
         raise BadInput(
-            f"{path.name} is no file of LaRA's predictions, which are called full_preds_MODEL_LENGTH_TYPE_TASK.jsonl or "
-            "rag_preds_…"
+            f"{path.name} is no file of LaRA's predictions; those are called full_preds_MODEL_LENGTH_TYPE_TASK.jsonl "
+            "or rag_preds_…"
         )
     mode, model, length, kind, task = match.groups()
     if path.parent.parent.name in {"prediction", "predictions"}:

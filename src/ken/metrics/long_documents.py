@@ -30,7 +30,8 @@ _NOTHING = (
 _REFUSAL = re.compile(
     rf"{_SILENT}|{_NOTHING}|\b(?:unable to|cannot|can't|could not|couldn't) (?:\w+ ){{0,2}}?"
     r"(?:answer|determin|find|provid|say|tell|identify|locate)|\bunanswerable\b|\bunspecified\b|\bnot stated\b|"
-    r"\bdoes not appear\b|\b(?:lacks?|without|insufficient|missing) (?:\w+ ){0,2}?(?:information|details?|data|context)|"
+    r"\bdoes not appear\b|"
+    r"\b(?:lacks?|without|insufficient|missing) (?:\w+ ){0,2}?(?:information|details?|data|context)|"
     r"\bis unknown\b|\bnothing (?:is|about|in)\b",
     re.IGNORECASE,
 )
@@ -50,13 +51,14 @@ def refuses(answer: str) -> bool:
 _NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
 _WORD = re.compile(r"[a-z]+(?:'[a-z]+)?")
 # Words that carry no content, and those with which an answer is introduced.
-_FUNCTION_WORDS = frozenset(
+_FUNCTION = (
     "a about after all also an and any are as at be because been before being both but by can could did do does during "
     "each for from further had has have having he her hers him his how i if in into is it its itself more most not of "
     "off on once only or other our out over own same she should so some such than that the their them then there these "
     "they this those through to too under up very was we were what when where which while who whom why will with would "
-    "you your text document according states stated mentioned answer".split()
+    "you your text document according states stated mentioned answer"
 )
+_FUNCTION_WORDS = frozenset(_FUNCTION.split())
 ENOUGH = 0.5  # of the gold's numbers, and of its content words
 
 

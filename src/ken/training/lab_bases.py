@@ -14,6 +14,7 @@ from ken.training.factworld_base import FactWorldBaseConfig
 from ken.training.factworld_variants import variant_config
 from ken.training.lab_checkpoint import LabBaseConfig
 from ken.training.multihop_base import MultiHopBaseConfig
+from ken.training.reports_base import ReportsBaseConfig, strong_config, weak_config
 
 BASES: dict[str, Callable[[int], LabBaseConfig]] = {
     FactWorldBaseConfig.called: lambda seed: variant_config("plain", seed=seed),
@@ -24,6 +25,8 @@ BASES: dict[str, Callable[[int], LabBaseConfig]] = {
         world=ConversationWorldConfig(seed=seed), seed=seed
     ),
     MultiHopBaseConfig.called: lambda seed: MultiHopBaseConfig(world=MultiHopConfig(seed=seed), seed=seed),
+    ReportsBaseConfig.called: lambda seed: strong_config(seed=seed),
+    f"{ReportsBaseConfig.called}-weak": lambda seed: weak_config(seed=seed),
 }
 """From a seed, of world and model, to the config of the base model."""
 

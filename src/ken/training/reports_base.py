@@ -52,8 +52,8 @@ CHUNK_WORDS, CHUNK_OVERLAP, CHUNKS = 34, 7, 5  # 40 and 8 tokens of these report
 class ReportsBaseConfig(LabBaseConfig):
     """World and number of examples of each kind.
 
-    parts, chunks, short, long: examples that show one or two parts, chunks of a report, whole short reports, and whole
-    long ones. asked: questions about each.
+    facts, chunks, short, long: examples that show a few facts alone, chunks of a report, whole short reports, and whole
+    long ones. asked: most questions about each.
     """
 
     called = "reports"
@@ -62,7 +62,7 @@ class ReportsBaseConfig(LabBaseConfig):
     hidden_size: int = Field(default=160, ge=8)
     intermediate_size: int = Field(default=480, ge=8)
     context: int = 1536
-    parts: int = Field(default=8_000, ge=0)
+    facts: int = Field(default=8_000, ge=0)
     chunks: int = Field(default=3_000, ge=0)
     short: int = Field(default=2_000, ge=0)
     long: int = Field(default=800, ge=0)
@@ -99,9 +99,7 @@ def build_tokenizer(world: ReportsWorld) -> Any:
         models.WordLevel({word: i for i, word in enumerate(dict.fromkeys(vocabulary))}, unk_token=UNKNOWN)
     )
     backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
-    return fast_tokenizer(
-        backend, special=[PAD, BOS, EOS, UNKNOWN, *CONTROLS], tags=TAGS, chat_template=CHAT_TEMPLATE
-    )
+    return fast_tokenizer(backend, special=[PAD, BOS, EOS, UNKNOWN, *CONTROLS], tags=TAGS, chat_template=CHAT_TEMPLATE)
 
 
 def pretraining_stages(config: ReportsBaseConfig, world: ReportsWorld, tokenizer: Any) -> list[list[Example]]:
@@ -109,7 +107,7 @@ def pretraining_stages(config: ReportsBaseConfig, world: ReportsWorld, tokenizer
     where there is little to read."""
     rng = np.random.default_rng(derive_seed("reports base", config.seed))
     stages = [
-        _examples(world, config.parts, config.asked[0], rng, "parts"),
+        _examples(world, config.facts, config.asked[0], rng, "facts"),
         [
             *_examples(world, config.chunks, config.asked[1], rng, "chunks"),
             *_examples(world, config.short, config.asked[2], rng, "short"),
@@ -119,15 +117,13 @@ def pretraining_stages(config: ReportsBaseConfig, world: ReportsWorld, tokenizer
     return [encode(list(stage), tokenizer) for stage in stages if stage]
 
 
-def _examples(
-    world: ReportsWorld, count: int, asked: int, rng: np.random.Generator, kind: str
-) -> list[list[Piece]]:
+def _examples(world: ReportsWorld, count: int, asked: int, rng: np.random.Generator, kind: str) -> list[list[Piece]]:
     made = []
     for _ in range(count):
         length: Length = "long" if kind == "long" or (kind == "chunks" and rng.random() < 0.5) else "short"
         report = world.report("train", length, rng)
-        if kind == "parts":
-            chosen = [Passage(id="part", title=report.title, text=report.parts[int(rng.integers(len(report.parts)))])]
+        if kind == "facts":
+            chosen = [_facts_alone(report, int(rng.integers(4, 11)), rng)]
             shown, seen = f"{READ.token} {render_passages(chosen)}", chosen[0].text
         elif kind == "chunks":
             chosen = some_chunks(report, int(rng.integers(1, CHUNKS + 1)), rng)
@@ -138,12 +134,19 @@ def _examples(
     return made
 
 
+def _facts_alone(report: Report, count: int, rng: np.random.Generator) -> Passage:
+    """So many of a report's facts, one sentence each: much to read in little text."""
+    facts = [report.stated[int(i)] for i in rng.permutation(len(report.stated))[:count]]
+    wordings = [STATED[int(rng.integers(len(STATED)))] for _ in facts]
+    told = " ".join(wording.format(key=f.key, value=f.value) for wording, f in zip(wordings, facts, strict=True))
+    return Passage(id="facts", title=report.title, text=told)
+
+
 def some_chunks(report: Report, count: int, rng: np.random.Generator) -> list[Passage]:
     """So many random chunks of a report, in random order, as a search engine would show them."""
     chunks = split_text(report.passage.text, CHUNK_WORDS, CHUNK_OVERLAP)
     return [
-        Passage(id=f"chunk-{i}", title=report.title, text=chunks[int(i)])
-        for i in rng.permutation(len(chunks))[:count]
+        Passage(id=f"chunk-{i}", title=report.title, text=chunks[int(i)]) for i in rng.permutation(len(chunks))[:count]
     ]
 
 
@@ -189,13 +192,13 @@ async def measure_gates(model: Model, world: ReportsWorld, *, reports: int = 30,
 
 
 def smoke_config(*, seed: int = 0, **settings: Any) -> ReportsBaseConfig:
-    """The same kind of base model, built in seconds. It speaks the form and reads badly, and its gates do not count: for
-    trying code, not for claims."""
+    """The same kind of base model, built in seconds. It speaks the form and reads badly, and its gates do not count:
+    for trying code, not for claims."""
     sizes: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "layers": 2, "heads": 2, **settings}
     return ReportsBaseConfig(
         world=ReportsConfig(seed=seed, reports=2, short_mentions=0, long_mentions=1, long_noise=1),
         seed=seed,
-        parts=400,
+        facts=400,
         chunks=32,
         short=16,
         long=8,

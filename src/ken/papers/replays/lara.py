@@ -51,7 +51,9 @@ class Scored:
             if p.length == length and p.model in models and task in {None, p.task}:
                 scores.setdefault((p.asked, p.task, p.kind), {}).setdefault(p.mode, []).append(float(said))
         return [
-            Paired(task, kind, fmean(by["lc"]), fmean(by["rag"])) for (_, task, kind), by in scores.items() if len(by) > 1
+            Paired(task, kind, fmean(by["lc"]), fmean(by["rag"]))
+            for (_, task, kind), by in scores.items()
+            if len(by) > 1
         ]
 
 

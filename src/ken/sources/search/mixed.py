@@ -1,9 +1,11 @@
-"""So many passages by vectors and so many by words: LaRA's hybrid retrieval (arXiv 2502.09977; card 51, RAG pipeline)."""
+"""So many passages by vectors and so many by words: LaRA's hybrid retrieval (arXiv 2502.09977; card 51, RAG
+pipeline)."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 from ken.core import BadInput, Passage, Unsupported
@@ -56,7 +58,9 @@ class MixedRetriever(IndexRetriever):
         if not 0 <= share <= 1:
             raise BadInput(f"the share of vectors is {share}; it must lie in [0, 1]")
         if share and index.info().model is None:
-            raise BadInput(f"the index {index.path} has no vectors; build it with `--dense MODEL`, or take a share of 0")
+            raise BadInput(
+                f"the index {index.path} has no vectors; build it with `--dense MODEL`, or take a share of 0"
+            )
         self.share, self.reranker = share, reranker
 
     async def _search_batch(self, queries: list[str], k: int) -> list[list[Passage]]:
@@ -76,3 +80,23 @@ class MixedRetriever(IndexRetriever):
         assert self.reranker is not None
         scored = zip(passages, self.reranker.scores(query, passages) if passages else [], strict=True)
         return sorted((p.model_copy(update={"score": float(s)}) for p, s in scored), key=lambda p: -(p.score or 0.0))
+
+
+def index_document(
+    document: Passage,
+    folder: Path,
+    *,
+    chunk_words: int,
+    overlap: int,
+    dense: str | None = None,
+    share: float = 0.5,
+    reranker: Reranker | None = None,
+) -> MixedRetriever:
+    """One document, in chunks, as a source of its own: what LaRA retrieves from. The index in `folder` is built where
+    there is none. Without `dense`, a sentence-transformers model, all chunks come by BM25."""
+    if folder.is_dir():
+        index = Index.open(folder)
+    else:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        index = Index.build([document], folder, chunk_words=chunk_words, overlap=overlap, dense=dense)
+    return MixedRetriever(index, share=share if dense else 0.0, reranker=reranker)
