@@ -13,6 +13,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -137,10 +138,11 @@ def audit_reading(
             reader = _Reader(loaded, settings, documents, folder)
             answered: list[Answered] = []
             for variant in variants:
-                records = await asking.each(
-                    variant.name, {q.id: q for q in asked}, lambda q, v=variant: reader.answer(q, v), calls=1
-                )
-                answered += [_answered(loaded, q, variant, records[q.id]) for q in asked]
+                by_id = {question.id: question for question in asked}
+                records = await asking.each(variant.name, by_id, partial(reader.answer, variant), calls=1)
+                first = next(v for v in variants if v.mode == variant.mode)
+                name = _folder_name(loaded.spec) + ("" if variant == first else variant.suffix)
+                answered += [_answered(name, q, variant, records[q.id]) for q in asked]
             if judging is not None:
                 answered = await _judged(judging, answered, folder, asking)
             return _finish(settings, answered, judging.spec if judging else "", folder)
@@ -200,7 +202,7 @@ class _Reader:
             at_once = max(1, min(TOGETHER, TOKENS_AT_ONCE // max(1, longest)))
         self._room = asyncio.Semaphore(at_once)
 
-    async def answer(self, question: Question, variant: Variant) -> Record:
+    async def answer(self, variant: Variant, question: Question) -> Record:
         strategy: Strategy = LongContext()
         if variant.mode == "rag":
             strategy = Rag(max_words=variant.chunks * (variant.words + 1))
@@ -242,12 +244,13 @@ def _shown(made: Trajectory) -> list[str]:
     return [passage.id for passage in made.passages]
 
 
-def _answered(model: Model, question: Question, variant: Variant, record: Record) -> Answered:
+def _answered(model: str, question: Question, variant: Variant, record: Record) -> Answered:
+    """model: as LaRA's files name it; every way of retrieval of a sweep but the first is a model of its own there."""
     m = question.meta
     order, parts = m.get("context_order"), m.get("comp_parts")
     said = record.get("answer")
     prediction = Prediction(
-        model=_folder_name(model.spec) + ("" if variant.mode == "lc" else variant.suffix),
+        model=model,
         mode=variant.mode,
         length=str(m.get("length", "any")),
         kind=str(m.get("type", "document")),
@@ -256,7 +259,7 @@ def _answered(model: Model, question: Question, variant: Variant, record: Record
         question=question.text,
         gold=question.answers[0],
         prediction=said if isinstance(said, str) else None,
-        context_order=order if isinstance(order, int) or order == "full" else None,  # type: ignore[arg-type]
+        context_order=order if isinstance(order, int) or order == "full" else None,
         comp_parts=tuple(p for p in parts if isinstance(p, int)) if isinstance(parts, list) else (),
         left_out=record.get("left_out", 0.0),
         tokens=record.get("tokens", 0),
