@@ -8,7 +8,7 @@ where what is shown does not say it. The weak model differs from the strong one 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ from ken.lab.reports import (
     Report,
     ReportsConfig,
     ReportsWorld,
+    Stated,
     exercises,
 )
 from ken.models import Message, Model
@@ -52,8 +53,9 @@ CHUNK_WORDS, CHUNK_OVERLAP, CHUNKS = 34, 7, 5  # 40 and 8 tokens of these report
 class ReportsBaseConfig(LabBaseConfig):
     """World and number of examples of each kind.
 
-    facts, chunks, short, long: examples that show a few facts alone, chunks of a report, whole short reports, and whole
-    long ones. asked: most questions about each.
+    quotes, facts, chunks, short, long: examples that show a few facts and quote them all; a few facts, chunks of a
+    report, whole short reports, and whole long ones, each with questions. asked: most questions about each of the last
+    four.
     """
 
     called = "reports"
@@ -62,12 +64,15 @@ class ReportsBaseConfig(LabBaseConfig):
     hidden_size: int = Field(default=160, ge=8)
     intermediate_size: int = Field(default=480, ge=8)
     context: int = 1536
-    facts: int = Field(default=8_000, ge=0)
-    chunks: int = Field(default=3_000, ge=0)
-    short: int = Field(default=2_000, ge=0)
-    long: int = Field(default=800, ge=0)
+    quotes: int = Field(default=9_600, ge=0)
+    facts: int = Field(default=3_200, ge=0)
+    chunks: int = Field(default=800, ge=0)
+    short: int = Field(default=800, ge=0)
+    long: int = Field(default=256, ge=0)
     asked: tuple[int, int, int, int] = (8, 12, 16, 24)
-    batch: int = Field(default=16, ge=1)
+    batch: int = Field(default=32, ge=1)
+    lr: float = 1e-2
+    warmup: int = Field(default=30, ge=0)
 
     def recipe(self) -> Recipe:
         """How the model is made and measured."""
@@ -107,6 +112,7 @@ def pretraining_stages(config: ReportsBaseConfig, world: ReportsWorld, tokenizer
     where there is little to read."""
     rng = np.random.default_rng(derive_seed("reports base", config.seed))
     stages = [
+        list(quoting(world, config.quotes, rng)),
         _examples(world, config.facts, config.asked[0], rng, "facts"),
         [
             *_examples(world, config.chunks, config.asked[1], rng, "chunks"),
@@ -115,6 +121,25 @@ def pretraining_stages(config: ReportsBaseConfig, world: ReportsWorld, tokenizer
         _examples(world, config.long, config.asked[3], rng, "long"),
     ]
     return [encode(list(stage), tokenizer) for stage in stages if stage]
+
+
+def quoting(world: ReportsWorld, count: int, rng: np.random.Generator) -> Iterator[list[Piece]]:
+    """A few facts, half of the time without any words around them, and then all of them quoted in another order, some
+    that are not there among them: nothing but finding what stands behind a word, which everything else builds on."""
+    for _ in range(count):
+        report = world.report("train", "long", rng)
+        facts = [report.stated[int(i)] for i in rng.permutation(len(report.stated))[: int(rng.integers(4, 15))]]
+        bare = " . ".join(f"{f.key} {f.value}" for f in facts)
+        told = bare if rng.random() < 0.5 else _worded(facts, rng)
+        quotes = [(f.key, f.value) for f in facts] + [(key, "nothing") for key in report.silent_on[: len(facts) // 4]]
+        order = [quotes[int(i)] for i in rng.permutation(len(quotes))]
+        quoted = [piece for key, value in order for piece in ((f", {key}", False), (value, True))]
+        yield [(f"{BOS} {READ.token} <information> {told} </information> <think>", False), *quoted]
+
+
+def _worded(facts: Sequence[Stated], rng: np.random.Generator) -> str:
+    wordings = [STATED[int(rng.integers(len(STATED)))] for _ in facts]
+    return " ".join(wording.format(key=f.key, value=f.value) for wording, f in zip(wordings, facts, strict=True))
 
 
 def _examples(world: ReportsWorld, count: int, asked: int, rng: np.random.Generator, kind: str) -> list[list[Piece]]:
@@ -137,9 +162,7 @@ def _examples(world: ReportsWorld, count: int, asked: int, rng: np.random.Genera
 def _facts_alone(report: Report, count: int, rng: np.random.Generator) -> Passage:
     """So many of a report's facts, one sentence each: much to read in little text."""
     facts = [report.stated[int(i)] for i in rng.permutation(len(report.stated))[:count]]
-    wordings = [STATED[int(rng.integers(len(STATED)))] for _ in facts]
-    told = " ".join(wording.format(key=f.key, value=f.value) for wording, f in zip(wordings, facts, strict=True))
-    return Passage(id="facts", title=report.title, text=told)
+    return Passage(id="facts", title=report.title, text=_worded(facts, rng))
 
 
 def some_chunks(report: Report, count: int, rng: np.random.Generator) -> list[Passage]:
@@ -161,7 +184,7 @@ def _told(report: Report, asked: Asked, key: str) -> str:
     return "nothing" if key in asked.missing else report.values[key]
 
 
-async def measure_gates(model: Model, world: ReportsWorld, *, reports: int = 30, seed: int = 2**20) -> list[Gate]:
+async def measure_gates(model: Model, world: ReportsWorld, *, reports: int = 10, seed: int = 2**20) -> list[Gate]:
     """How well a base model reads reports that it has not seen: accuracy by what is shown (a part, chunks with all that
     is needed, whole reports of both lengths) and by task."""
     rng = np.random.default_rng(derive_seed("reports gates", world.config.seed, seed))
@@ -198,7 +221,8 @@ def smoke_config(*, seed: int = 0, **settings: Any) -> ReportsBaseConfig:
     return ReportsBaseConfig(
         world=ReportsConfig(seed=seed, reports=2, short_mentions=0, long_mentions=1, long_noise=1),
         seed=seed,
-        facts=400,
+        quotes=640,
+        facts=160,
         chunks=32,
         short=16,
         long=8,
