@@ -21,6 +21,7 @@ from ken.core import Answer, Passage, Sampling
 from ken.core.seeding import derive_seed
 from ken.lab.conversations import NOISE
 from ken.lab.reports import (
+    AMOUNTS,
     ATTRIBUTES,
     LENGTHS,
     MENTIONED,
@@ -64,15 +65,15 @@ class ReportsBaseConfig(LabBaseConfig):
     hidden_size: int = Field(default=160, ge=8)
     intermediate_size: int = Field(default=480, ge=8)
     context: int = 1536
-    quotes: int = Field(default=9_600, ge=0)
+    quotes: int = Field(default=2_400, ge=0)
     facts: int = Field(default=3_200, ge=0)
-    chunks: int = Field(default=800, ge=0)
+    chunks: int = Field(default=1_000, ge=0)
     short: int = Field(default=800, ge=0)
-    long: int = Field(default=256, ge=0)
+    long: int = Field(default=320, ge=0)
     asked: tuple[int, int, int, int] = (8, 12, 16, 24)
-    batch: int = Field(default=32, ge=1)
+    batch: int = Field(default=16, ge=1)
     lr: float = 1e-2
-    warmup: int = Field(default=30, ge=0)
+    warmup: int = Field(default=20, ge=0)
 
     def recipe(self) -> Recipe:
         """How the model is made and measured."""
@@ -97,9 +98,11 @@ def build_tokenizer(world: ReportsWorld) -> Any:
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     sentences = " ".join((*STATED, *MENTIONED)).replace("{key}", "").replace("{value}", "").replace(".", "").split()
-    numbers = map(str, range(max(map(int, world.numbers)) * 2 + 1))
-    vocabulary = [PAD, BOS, EOS, UNKNOWN, *CONTROLS, *TAGS, *WORDS, *sentences, *numbers, *world.years, *ATTRIBUTES]
-    vocabulary += [*world.names, *NOISE]
+    largest = max(int(value) for key in AMOUNTS for value in world.values[key])
+    numbers = map(str, range(2 * largest + 1))
+    values = [value for key in ATTRIBUTES for value in world.values[key]]
+    vocabulary = [PAD, BOS, EOS, UNKNOWN, *CONTROLS, *TAGS, *WORDS, *sentences, *numbers, *ATTRIBUTES, *values]
+    vocabulary += [*world.companies, *NOISE]
     backend = Tokenizer(
         models.WordLevel({word: i for i, word in enumerate(dict.fromkeys(vocabulary))}, unk_token=UNKNOWN)
     )
@@ -221,7 +224,7 @@ def smoke_config(*, seed: int = 0, **settings: Any) -> ReportsBaseConfig:
     return ReportsBaseConfig(
         world=ReportsConfig(seed=seed, reports=2, short_mentions=0, long_mentions=1, long_noise=1),
         seed=seed,
-        quotes=640,
+        quotes=320,
         facts=160,
         chunks=32,
         short=16,
