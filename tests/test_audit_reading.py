@@ -282,8 +282,9 @@ def test_calls_that_fail_end_the_command_with_status_1(contracts: Path, tmp_path
         (["--documents", "contracts", "--chunks", "many", "--questions", "x"], "there is no file x"),
     ],
 )
+@pytest.mark.usefixtures("contracts")
 def test_the_command_says_what_is_wrong(
-    contracts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture, given: list[str], problem: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture, given: list[str], problem: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     line = ["audit", "reading", *given, "--out", "out", "--model", "openai/m", "--base-url", "http://127.0.0.1:9"]

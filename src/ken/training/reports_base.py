@@ -222,13 +222,14 @@ def smoke_config(*, seed: int = 0, **settings: Any) -> ReportsBaseConfig:
     for trying code, not for claims."""
     sizes: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "layers": 2, "heads": 2, **settings}
     return ReportsBaseConfig(
-        world=ReportsConfig(seed=seed, reports=2, short_mentions=0, long_mentions=1, long_noise=1),
+        world=ReportsConfig(seed=seed, reports=1, short_mentions=0, long_facts=3, long_mentions=1, long_noise=1),
         seed=seed,
-        quotes=320,
-        facts=160,
-        chunks=32,
-        short=16,
-        long=8,
+        quotes=80,
+        facts=480,
+        chunks=24,
+        short=24,
+        long=24,
+        batch=8,
         gated=False,
         **sizes,
     )
