@@ -12,8 +12,10 @@ from ken.agents.direct import Direct, InputOutput
 from ken.agents.graph import Graph, GraphRelations
 from ken.agents.graph_dump import GraphDump
 from ken.agents.ircot import Ircot
+from ken.agents.long_context import LongContext
 from ken.agents.rag import Rag
 from ken.agents.reading import ReadAll
+from ken.agents.router import Router
 from ken.agents.search import SearchLoop
 from ken.agents.self_ask import SelfAsk
 from ken.agents.self_consistency import SelfConsistency
@@ -40,6 +42,8 @@ STRATEGIES: dict[str, Callable[[], Strategy]] = {
         ToolStages,
         ToolStagesIterative,
         Tree,
+        Router,
+        LongContext,
         ReadAll,
         Clusters,
         GraphDump,
@@ -68,8 +72,10 @@ __all__ = [
     "GraphRelations",
     "InputOutput",
     "Ircot",
+    "LongContext",
     "Rag",
     "ReadAll",
+    "Router",
     "SearchLoop",
     "SelfAsk",
     "SelfConsistency",
@@ -87,7 +93,11 @@ __all__ = [
 
 
 def load_strategy(name: str) -> Strategy:
-    """The strategy called `name`. Raises `BadInput` naming those there are."""
+    """The strategy called `name`; `router:FILE` is a router with the gaps that were measured into a file. Raises
+    `BadInput` naming those there are."""
+    kind, colon, argument = name.partition(":")
+    if kind == Router.name and colon:
+        return Router.from_argument(argument)
     if name not in STRATEGIES:
         raise BadInput(f"there is no strategy {name!r}; choose from {', '.join(STRATEGIES)}")
     return STRATEGIES[name]()

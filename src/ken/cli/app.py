@@ -56,6 +56,7 @@ def _assemble() -> None:
         mcp,
         papers,
         papers_feed,
+        reading,
         replay,
         retrieve,
         rewriting,
@@ -66,6 +67,7 @@ def _assemble() -> None:
     app.command("ask")(ask.ask)
     audit.app.command("feasibility")(feasibility.feasibility)
     audit.app.command("knowledge")(knowledge.knowledge)
+    audit.app.command("reading")(reading.reading)
     audit.app.command("rewriting")(rewriting.rewriting)
     app.add_typer(audit.app, name="audit")
     app.command("search")(index.search)

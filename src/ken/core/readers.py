@@ -77,6 +77,12 @@ def read_corpus(path: str | Path, *, bad: list[DataError] | None = None) -> Iter
                 yield _document(record, str(path))
 
 
+def read_records(path: str | Path) -> Iterator[tuple[int, Record]]:
+    """Yield (line, object) of a file of jsonl, for formats of which there is a reader elsewhere. Raises `BadInput` for
+    a missing file, `DataError` for a line that is no JSON object."""
+    yield from _records(Path(path), None)
+
+
 # --- records ---------------------------------------------------------------------------------------------------------
 
 

@@ -97,11 +97,15 @@ class GraphQuery(Frozen):
 
 
 class Observation(Frozen):
-    """What came back: passages, triples, or a note from the environment (an error, a reminder of the format)."""
+    """What came back: passages, triples, or a note from the environment (an error, a reminder of the format).
+
+    `left_out` is the share of the passages' text that the model's window had no room for, in [0, 1].
+    """
 
     kind: Literal["observation"] = "observation"
     passages: tuple[Passage, ...] = ()
     triples: tuple[Triple, ...] = ()
+    left_out: float = Field(default=0.0, ge=0.0, le=1.0)
     note: str = ""
     error: bool = False
 

@@ -54,3 +54,19 @@ class TokenCounter:
             middle = (low + high) // 2
             low, high = (middle, high) if self(text[: ends[middle - 1]]) <= most else (low, middle)
         return text[: ends[low - 1]] if low else ""
+
+    def cut_middle(self, text: str, most: int) -> str:
+        """The longest beginning and end of `text`, of as many whole words each, with an ellipsis between them, that
+        take at most `most` tokens; "" when no word has room. LaRA's truncation (arXiv 2502.09977), by words."""
+        if self(text) <= most:
+            return text
+        spans = [match.span() for match in re.finditer(r"\S+", text)]
+
+        def ends(words: int) -> str:
+            return f"{text[: spans[words - 1][1]]} … {text[spans[-words][0] :]}" if words else ""
+
+        low, high = 0, (len(spans) + 1) // 2  # words at each end that fit, and that do not
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self(ends(middle)) <= most else (low, middle)
+        return ends(low)

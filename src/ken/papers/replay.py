@@ -60,8 +60,7 @@ def replay(paper: str, paths: Sequence[Path], *, gold: Path | None = None) -> Re
     found = replay_of(paper)
     if not paths:
         raise BadInput(f"no file of records was given. {found.records}")
-    for path in paths:
-        _check(path, found.records)
+    paths = [file for path in paths for file in _files(path, found.records)]
     if gold is not None and not found.golds:
         raise BadInput(f"the records of {found.slug} hold their accepted answers; leave --gold out")
     if gold is not None:
@@ -91,6 +90,17 @@ def replay_of(paper: str) -> Replay:
     module = import_module(f"ken.papers.replays.{found.slug.replace('-', '_')}")
     said: Replay = module.replay
     return said
+
+
+def _files(path: Path, comes_from: str) -> list[Path]:
+    """The file, or those of a folder and of the folders in it."""
+    if not path.is_dir():
+        _check(path, comes_from)
+        return [path]
+    files = sorted(file for file in path.rglob("*.json*") if file.suffix in {".json", ".jsonl"})
+    if not files:
+        raise BadInput(f"the folder {path} holds no records. {comes_from}")
+    return files
 
 
 def _check(path: Path, comes_from: str) -> None:

@@ -24,6 +24,7 @@ from ken.training.graph_base import GraphBaseConfig, base_config
 from ken.training.lab_checkpoint import LabBaseConfig
 from ken.training.multihop_base import MultiHopBaseConfig
 from ken.training.patents_base import PatentsBaseConfig
+from ken.training.reports_base import ReportsBaseConfig, strong_config, weak_config
 from ken.training.reviews_base import ReviewsBaseConfig
 from ken.training.tree_base import TreeBaseConfig
 
@@ -42,6 +43,8 @@ BASES: dict[str, Callable[[int], LabBaseConfig]] = {
     MultiHopBaseConfig.called: lambda seed: MultiHopBaseConfig(world=MultiHopConfig(seed=seed), seed=seed),
     TreeBaseConfig.called: lambda seed: TreeBaseConfig(world=SplitWorldConfig(seed=seed), seed=seed),
     ReviewsBaseConfig.called: lambda seed: ReviewsBaseConfig(world=ReviewsConfig(seed=seed), seed=seed),
+    ReportsBaseConfig.called: lambda seed: strong_config(seed=seed),
+    f"{ReportsBaseConfig.called}-weak": lambda seed: weak_config(seed=seed),
 }
 """From a seed, of world and model, to the config of the base model."""
 

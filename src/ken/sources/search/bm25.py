@@ -213,6 +213,22 @@ class BM25:
             return False
         return self._count(tantivy.Query.term_query(self._schema, "document", document, "basic")) > 0
 
+    def passages_of(self, document: str) -> list[Passage]:
+        """The passages of a document in their order; none when there is no document with this id."""
+        if not is_well_formed(document):
+            return []
+        with self._reading():
+            wanted = tantivy.Query.term_query(self._schema, "document", document, "basic")
+            parts = self._count(wanted)
+            hits: list[Any] = self._searcher.search(wanted, parts, count=False).hits if parts else []
+            found = [self._passage(address, None) for _, address in hits]
+        return sorted(found, key=lambda passage: int(passage.id[len(document) + 1 :] or 0))
+
+    def any_document(self) -> str | None:
+        """The id of some document, None when there are none."""
+        hits: list[Any] = self._searcher.search(tantivy.Query.all_query(), 1, count=False).hits
+        return self._passage(hits[0][1], None).document if hits else None
+
     def with_key(self, key: str, limit: int = 16) -> list[Passage]:
         """The passages whose vector has this key: several when they have the same title and text, none when they were
         removed.

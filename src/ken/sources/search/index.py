@@ -22,7 +22,7 @@ from ken.core import BadInput, DataError, Passage, SourceError
 from ken.core.frozen import Frozen
 from ken.metrics.retrieval import ranks_of
 from ken.sources.search.bm25 import BM25, Place, analyzer
-from ken.sources.search.chunking import check_chunking
+from ken.sources.search.chunking import check_chunking, join_chunks
 from ken.sources.search.fusion import reciprocal_rank_fusion
 from ken.sources.search.ingest import Progress, Source, checked, feed
 from ken.sources.search.storage import Dense, Manifest, building, read_manifest, write_manifest, writing
@@ -246,6 +246,22 @@ class Index:
             ranks_of((p.document_id for p in found), ids) if ids else ()
             for found, ids in zip(results, golds, strict=True)
         ]
+
+    def document(self, identifier: str) -> Passage:
+        """A document, whole: its passages joined in order, each overlap once.
+
+        Raises `SourceError` when there is no document with this id.
+        """
+        passages = self._bm25.passages_of(identifier)
+        if not passages:
+            raise SourceError(f"there is no document {identifier!r} in {self.path}; see `ken search` for ids")
+        text = join_chunks([passage.text for passage in passages], self._manifest.overlap)
+        return passages[0].model_copy(update={"id": identifier, "text": text})
+
+    def only_document(self) -> Passage | None:
+        """The document, whole, of an index that holds exactly one."""
+        identifier = self._bm25.any_document() if len(self) == 1 else None
+        return None if identifier is None else self.document(identifier)
 
     def info(self) -> IndexInfo:
         """How many documents, passages and bytes are in the index, and with which settings it was built."""

@@ -53,3 +53,16 @@ class DocumentStore(Retriever, Protocol):
     async def vectors(self, passages: Sequence[Passage]) -> np.ndarray | None:
         """Their vectors, of length 1, float32 [passages, dimension]; None in a store that keeps none."""
         ...
+
+
+@runtime_checkable
+class Library(Protocol):
+    """A source that keeps whole documents beside their passages."""
+
+    async def document(self, identifier: str) -> Passage:
+        """The document with this id (a passage's `document_id`), whole. Raises `SourceError` when there is none."""
+        ...
+
+    async def only_document(self) -> Passage | None:
+        """The document, whole, where there is exactly one."""
+        ...

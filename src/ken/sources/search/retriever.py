@@ -42,6 +42,14 @@ class IndexRetriever(BatchingRetriever):
         """The vectors of passages of this index, as `Index.vectors`."""
         return await asyncio.to_thread(self.index.vectors, passages)
 
+    async def document(self, identifier: str) -> Passage:
+        """A document of the index, whole (`Index.document`)."""
+        return await asyncio.to_thread(self.index.document, identifier)
+
+    async def only_document(self) -> Passage | None:
+        """The document of an index that holds exactly one, whole."""
+        return await asyncio.to_thread(self.index.only_document)
+
 
 def open_retriever(spec: str | Path, *, mode: Mode | None = None, group: str = "") -> Retriever:
     """The retriever at `spec`: the folder of an index, or the http(s) address of a Search-R1 `/retrieve` service.
