@@ -238,7 +238,7 @@ Index.build(documents, sys.argv[1], dense=sys.argv[2])
 """
 
 
-@pytest.mark.parametrize("write", [1, 4])
+@pytest.mark.parametrize("write", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_a_build_killed_among_its_vectors_uses_them_again(
     model: str, tmp_path: Path, write: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
