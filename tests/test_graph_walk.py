@@ -182,6 +182,21 @@ def test_both_directions_of_a_relation_are_told_apart() -> None:
     assert [str(t) for t in kept(made)[0]] == ["Wellington, twin, Canberra"]
 
 
+def test_two_relations_with_one_label_are_told_apart() -> None:
+    facts = [("Canberra", f"http://{one}.org/twin", name) for one, name in (("a", "Nara"), ("b", "Bern"))]
+    model = chat(relations="1. {twin [http://b.org/twin] (Score: 0.9)}", enough="{No}.")
+    made = walk(model, Graph(depth=1), facts=facts)
+    assert [t.object.label for t in kept(made)[0]] == ["Bern"]
+
+
+def test_an_entity_that_two_paths_reach_is_asked_about_once() -> None:
+    facts = [("Canberra", "capital of", "Australia"), ("Canberra", "lies in", "Australia"), ("Australia", "r", "x")]
+    model = chat(enough="{No}.")
+    walk(model, Graph(depth=2), facts=facts)
+    asked = [_listed(c.prompt, "Topic Entity")[0] for c in model.calls if "graph_relations" in c.prompt]
+    assert asked == ["Canberra", "Australia"]
+
+
 # --- pruning ---
 
 

@@ -199,8 +199,8 @@ class Graph(Strategy):
         return [path for some in steps for path in some]
 
     async def _offered(self, walk: Walk, path: Path) -> dict[str, Relation]:
-        """The relations of where a path stands, by their label as it is shown; none that leads straight back. Of a
-        label that is there in both directions the inverse says so."""
+        """The relations of where a path stands, by their label as it is shown; none that leads straight back. A label
+        that is there already says that it is the inverse, or is followed by the graph's own name."""
         found = await relations(walk.attempt, path.entity)
         if path.hops:
             came = path.hops[-1][0]
@@ -209,7 +209,10 @@ class Graph(Strategy):
         offered: dict[str, Relation] = {}
         for relation in sorted(found, key=lambda r: (r.direction == "in", r.label, r.name)):
             label = prompts.shown(relation.label) or relation.name
-            offered.setdefault(f"{label} (inverse)" if label in offered else label, relation)
+            if label in offered:
+                inverse = offered[label].name == relation.name
+                label += " (inverse)" if inverse else f" [{prompts.shown(relation.name)}]"
+            offered.setdefault(label, relation)
         return dict(sorted(offered.items()))
 
     async def _relations(
@@ -272,8 +275,8 @@ class Graph(Strategy):
         return sorted((c for c in candidates if c.score > 0), key=lambda c: -c.score)[: self.width]
 
     def _next(self, walk: Walk, kept: Sequence[Path]) -> list[Path]:
-        """From where the walk goes on; nothing leads on from a literal."""
-        return [path for path in kept if not path.entity.literal]
+        """From where the walk goes on: each entity once, by its best path. Nothing leads on from a literal."""
+        return list({path.entity.id: path for path in reversed(kept) if not path.entity.literal}.values())[::-1]
 
     # --- reasoning
     # -----------------------------------------------------------------------------------------------------------------
@@ -362,8 +365,7 @@ class GraphRelations(Graph):
         return [c for c in candidates if c.score > 0]
 
     def _next(self, walk: Walk, kept: Sequence[Path]) -> list[Path]:
-        going = {path.entity.id: path for path in reversed(kept) if not path.entity.literal}
-        paths = list(reversed(going.values()))
+        paths = super()._next(walk, kept)
         chosen = sorted(walk.rng.sample(range(len(paths)), min(self.width, len(paths))))
         return [paths[i] for i in chosen]
 
