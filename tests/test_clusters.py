@@ -71,7 +71,7 @@ def read(
 
 
 def notes(reading: Reading) -> list[str]:
-    return [step.note for step in reading.trajectory.steps if isinstance(step, Observation)]
+    return [step.note for step in reading.trajectory.steps if isinstance(step, Observation) and step.note]
 
 
 def prompts(model: ScriptedModel, instruction: object) -> list[str]:
@@ -109,6 +109,9 @@ def test_tokens_are_counted_by_part_and_what_was_done_once_is_counted_once(index
     assert second.account.once == account.once
     assert second.trajectory.usage.prompt_tokens == account.prompt
     everything, _ = read(ReadAll(), index)
+    assert len(everything.trajectory.passages) == 18
+    assert everything.trajectory.consulted == first.trajectory.consulted == ("search",)
+    assert everything.trajectory.usage.search_calls == 1
     assert everything.account.context == everything.account.documents == account.documents
     assert account.whole - account.prompt == account.documents - account.context
     assert account.break_even == account.once / (account.documents - account.context)
@@ -153,7 +156,7 @@ def test_a_kept_file_that_is_damaged_is_made_again(index: Index, tmp_path: Path)
 def test_retrieved_documents_are_clustered_where_no_group_is_named(index: Index) -> None:
     reading, _ = read(Clusters(3, cache=None, top_k=10), index, asked=question(None))
     assert len(reading.trajectory.searches) == 1
-    assert notes(reading)[1].endswith("documents of the search")
+    assert notes(reading)[0].endswith("documents of the search")
     pages = NgramRetriever(reviews())
     assert read(Clusters(3, cache=None), pages, asked=Question(id="q", text="battery customer"))[0].answer == "mixed"
 

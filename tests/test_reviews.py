@@ -33,6 +33,7 @@ from ken.models.scripted import ScriptedModel
 from ken.training.lab_bases import lab_base
 from ken.training.reviews_base import (
     ReviewsBaseConfig,
+    Stage,
     build_tokenizer,
     condensed,
     measure_gates,
@@ -43,7 +44,13 @@ from ken.training.reviews_base import (
     summary_accuracy,
 )
 
-SMALL = ReviewsBaseConfig(raw=((40, 1, 2), (30, 3, 10), (6, 70, 75)), condensed=40)
+SMALL = ReviewsBaseConfig(
+    stages=(
+        Stage(raw=40, most=2),
+        Stage(raw=30, least=3, most=10, condensed=20, clusters=4),
+        Stage(raw=6, least=70, most=75, condensed=20, clusters=8),
+    )
+)
 SAYS = {
     text: (aspect, good)
     for aspect, both in WORDINGS.items()
@@ -166,7 +173,7 @@ def test_what_is_learnt_of_raw_reviews_is_what_they_say() -> None:
 
 def test_contexts_of_summaries_are_as_the_strategy_shows_them() -> None:
     extracted = 0
-    for pieces in condensed(SMALL, 60, np.random.default_rng(0)):
+    for pieces in condensed(SMALL, 60, 8, np.random.default_rng(0)):
         lines = shown_lines(pieces[0][0])
         assert READ_SUMMARIES.token in pieces[0][0]
         sizes = [re.match(r"(\d+) of (\d+) documents: (.+)", line) for line in lines]

@@ -25,8 +25,10 @@ from ken.core import (
     Passage,
     Question,
     Sampling,
+    Search,
     SourceError,
     Trajectory,
+    Usage,
 )
 from ken.metrics.token_cost import TokenAccount
 from ken.models import Instruction, Model
@@ -131,7 +133,11 @@ class Reader(Strategy):
                 "no group of documents is named; name a folder of the index with --within, or choose scope='retrieved'"
             )
         attempt.sources = replace(attempt.sources, search=store)
-        return store, _kept(attempt, await store.passages(), repr(store.group))
+        attempt.steps.append(Search(query=f"{store.group}/"))  # it looks outside, though not for anything in particular
+        attempt.count(Usage(search_calls=1))
+        whole_group = await store.passages()
+        attempt.steps.append(Observation(passages=tuple(whole_group)))
+        return store, _kept(attempt, whole_group, repr(store.group))
 
 
 class ReadAll(Reader):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -115,16 +116,24 @@ def prepare(settings: Settings, seed: int) -> Bench:
     world = ReviewsWorld(settings.base.world.model_copy(update={"seed": settings.base.world.seed + 1 + seed}))
     products = world.split(settings.asked)[: settings.products]
     keep = TemporaryDirectory(prefix="ken-crag-")
-    indexes: dict[int, Index] = {}
-    for count in settings.counts:
-        index = Index.build(
-            documents(products, reviews=count),
-            Path(keep.name) / str(count),
-            dense=sentence_encoder() if settings.encoder == "minilm" else None,
-        )
-        indexes[count] = index
+    indexes = stores(products, settings, Path(keep.name))
     asked = {count: tuple(questions(products, reviews=count)) for count in settings.counts}
     return Bench(settings, seed, model, products, indexes, asked, keep)
+
+
+def stores(products: Sequence[Product], settings: Settings, folder: Path) -> dict[int, Index]:
+    """An index for each number of reviews: the one before it, with the reviews that came in since."""
+    made: dict[int, Index] = {}
+    for before, count in zip((0, *settings.counts), settings.counts, strict=False):
+        pages = [page for page in documents(products, reviews=count) if int(page.id.rpartition("/")[2]) >= before]
+        if before:
+            shutil.copytree(folder / str(before), folder / str(count))
+            made[count] = Index.open(folder / str(count))
+            made[count].add(pages)
+        else:
+            dense = sentence_encoder() if settings.encoder == "minilm" else None
+            made[count] = Index.build(pages, folder / str(count), dense=dense)
+    return made
 
 
 def sentence_encoder() -> str:

@@ -19,6 +19,7 @@ from ken.agents.instructions import READ
 from ken.agents.protocol import parse_answer
 from ken.agents.summarising import READ_SUMMARIES, SUMMARISE, render_extract, render_lines, render_share
 from ken.core import Answer, Sampling
+from ken.core.frozen import Frozen
 from ken.core.seeding import derive_seed
 from ken.lab.reviews import (
     ASPECTS,
@@ -47,14 +48,24 @@ TOGETHER = 16  # prompts
 WORDS = ["What", "do", "customers", "say", "about", "the", "of", "documents", "?", ":", ";", ".", "-", "/", "abcdef"]
 
 
-class ReviewsBaseConfig(LabBaseConfig):
-    """World, and number of examples of each kind.
+class Stage(Frozen):
+    """Some of the examples. raw: contexts of `least` to `most` reviews, half of which are summarised and half asked
+    about. condensed: contexts of the summaries of at most `clusters` clusters, all asked about."""
 
-    raw: stages of (examples, least, most) raw reviews in a context: first one or two, from which is learnt what is said
-    of what, then more, over which it is counted, up to all of a product. Half are summarised and half are asked about.
-    condensed: contexts of summaries, spread over all stages but the first; in a share `extracted` of them reviews stand
-    for summaries. noise: how far the counts of those summaries
-    are off, relative to what they count, as those of a model will be.
+    raw: int = Field(default=0, ge=0)
+    least: int = Field(default=1, ge=1)
+    most: int = Field(default=1, ge=1)
+    condensed: int = Field(default=0, ge=0)
+    clusters: int = Field(default=1, ge=1)
+
+
+class ReviewsBaseConfig(LabBaseConfig):
+    """World, and the examples, stage by stage.
+
+    First come one or two reviews, from which is learnt what is said of what, and single summaries, from which is learnt
+    to find what belongs to an aspect; then more, over which it is counted; at last all reviews of a product. extracted:
+    share of the contexts of summaries in which reviews stand for summaries. noise: how far the counts of those
+    summaries are off, relative to what they count, as those of a model will be.
     """
 
     called = "reviews"
@@ -62,8 +73,11 @@ class ReviewsBaseConfig(LabBaseConfig):
     world: ReviewsConfig = ReviewsConfig()
     context: int = 2048
     batch: int = 12
-    raw: tuple[tuple[int, int, int], ...] = ((8_000, 1, 2), (4_000, 3, 10), (700, 11, 75))
-    condensed: int = Field(default=4_000, ge=0)
+    stages: tuple[Stage, ...] = (
+        Stage(raw=3000, least=1, most=2, condensed=1500, clusters=1),
+        Stage(raw=6000, least=3, most=8, condensed=4000, clusters=4),
+        Stage(raw=450, least=9, most=75, condensed=1000, clusters=8),
+    )
     extracted: float = Field(default=0.2, ge=0, le=1)
     noise: float = Field(default=0.1, ge=0)
 
@@ -78,8 +92,8 @@ def smoke_config(*, seed: int = 0) -> ReviewsBaseConfig:
     count: for trying code, not for claims."""
     sizes: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "layers": 1, "heads": 2, "batch": 8}
     world = ReviewsConfig(products=8, reviews=12, seed=seed)
-    stages = ((600, 1, 2), (100, 3, 12))
-    return ReviewsBaseConfig(world=world, seed=seed, raw=stages, condensed=100, gated=False, **sizes)
+    stages = (Stage(raw=600, most=2), Stage(raw=100, least=3, most=12, condensed=100, clusters=4))
+    return ReviewsBaseConfig(world=world, seed=seed, stages=stages, gated=False, **sizes)
 
 
 def build_tokenizer(world: ReviewsConfig) -> Any:
@@ -100,13 +114,13 @@ def build_tokenizer(world: ReviewsConfig) -> Any:
 def pretraining_stages(config: ReviewsBaseConfig, tokenizer: Any) -> list[list[Example]]:
     """All examples, each to be shown once, from few reviews to many."""
     rng = np.random.default_rng(derive_seed("reviews base", config.seed))
-    later = max(1, len(config.raw) - 1)
-    stages = []
-    for number, (examples, least, most) in enumerate(config.raw):
-        stage = list(raw(config, examples, least, most, rng))
-        if number or later == len(config.raw):
-            stage += condensed(config, config.condensed // later, rng)
-        stages.append(stage)
+    stages = [
+        [
+            *raw(config, stage.raw, stage.least, stage.most, rng),
+            *condensed(config, stage.condensed, stage.clusters, rng),
+        ]
+        for stage in config.stages
+    ]
     return [[e for e in encode(stage, tokenizer) if len(e.ids) <= config.context] for stage in stages]
 
 
@@ -129,15 +143,15 @@ def raw(
             yield [(f"{BOS} {READ.token} {shown}", False), *_asked(name, chosen, rng)]
 
 
-def condensed(config: ReviewsBaseConfig, examples: int, rng: np.random.Generator) -> Iterator[list[Piece]]:
-    """The summaries of 1 to 8 clusters of a product's reviews, the largest first, and questions about all of them. Some
-    have reviews in the place of summaries, as where nothing but the middle of a cluster stands for it."""
+def condensed(config: ReviewsBaseConfig, examples: int, most: int, rng: np.random.Generator) -> Iterator[list[Piece]]:
+    """The summaries of 1 to `most` clusters of a product's reviews, the largest first, and questions about all of
+    them. Some have reviews in the place of summaries, as where nothing but the middle of a cluster stands for it."""
     names = product_names()
     for _ in range(examples):
         count = int(rng.integers(1, config.world.reviews + 1))
         name = names[int(rng.integers(len(names)))]
         reviews = random_product(config.world, name, rng).reviews[:count]
-        clusters = _partition(reviews, int(rng.integers(1, 9)), rng)
+        clusters = _partition(reviews, int(rng.integers(1, most + 1)), rng)
         middle = int(rng.integers(1, 4)) if rng.random() < config.extracted else 0
         said = [
             render_extract(review.text for review in cluster[:middle])
