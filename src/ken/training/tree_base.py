@@ -2,10 +2,11 @@
 (card 59, Model).
 
 It is pretrained on sentences that tell the facts which are known inside, and on the prompts of `Tree` and of its
-baselines, exactly as these make them, about training entities only. Whoever asks about a held-out entity therefore
-finds facts that were told and skills that were learnt elsewhere. What must be read has random values, so that it cannot
-be remembered; where a fact was never told, a chain from memory ends in a random value, so that the model learns to be
-unsure of it.
+baselines, exactly as these make them, about training entities and about people who are not of this world, among them
+namesakes of the held-out ones (a model this small copies no name that it has never written). Whoever asks about a
+held-out entity therefore finds facts that were told and skills that were learnt elsewhere. What must be read has random
+values, so that it cannot be remembered; where a fact was never told, a chain from memory ends in a random value, so
+that the model learns to be unsure of it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -30,7 +32,6 @@ from ken.lab.splitworld import (
     Asked,
     Fact,
     Kind,
-    Split,
     SplitWorld,
     SplitWorldConfig,
     ask,
@@ -69,10 +70,10 @@ class TreeBaseConfig(LabBaseConfig):
     context: int = 512
     batch: int = 16
     told: int = 14
-    quoting: int = 10_000
-    splitting: int = 3000
-    chains: int = 6000
-    reading: int = 12_000
+    quoting: int = 8000
+    splitting: int = 4000
+    chains: int = 5000
+    reading: int = 8000
     reading_all: int = 3000
     joining: int = 4000
     self_ask: int = 1200
@@ -139,11 +140,11 @@ def quoting(world: SplitWorld, rng: np.random.Generator) -> list[Piece]:
     told: dict[tuple[str, str], str] = {}
     asked: dict[tuple[str, str], str] = {}
     for _ in range(1 if rng.random() < 0.6 else 2):
-        subject, stranger = (world.entities[int(i)] for i in rng.choice(len(world.entities), size=2, replace=False))
+        subject, stranger = (_person(world, rng, world.entities) for _ in range(2))
         relation, other = (world.relations[int(i)] for i in rng.permutation(len(world.relations))[:2])
-        for key in [(relation, subject), (other, subject), (relation, world.namesake(subject, rng))]:
+        for key in [(relation, subject), (other, subject), (relation, _namesake(world, subject, rng))]:
             if rng.random() < 0.6:
-                told[key] = world.some_value(key[0], subject, rng)
+                told[key] = _anything(world, key[0], rng)
             asked[key] = told.get(key, UNKNOWN)
         asked.setdefault((relation, stranger), UNKNOWN)
     facts = list(told.items())
@@ -152,7 +153,7 @@ def quoting(world: SplitWorld, rng: np.random.Generator) -> list[Piece]:
     keys = list(asked)
     for i in rng.permutation(len(keys)):
         relation, subject = keys[int(i)]
-        copied = keys[int(i)] in told and bool(rng.random() < 0.3)
+        copied = keys[int(i)] in told
         pieces += [(f"the {relation} of", False), (f"{subject} is", copied), (asked[keys[int(i)]], True), (".", False)]
     return pieces
 
@@ -172,7 +173,7 @@ def telling(world: SplitWorld, times: int, rng: np.random.Generator) -> Iterator
 
 def splitting(world: SplitWorld, rng: np.random.Generator) -> list[Piece]:
     """A question and its tree."""
-    asked = _question(world, rng)
+    asked = _invented(world, rng)
     return _taught(SPLIT, asked.text, json.dumps(asked.parts))
 
 
@@ -184,7 +185,8 @@ def chain(world: SplitWorld, rng: np.random.Generator) -> list[Piece]:
 
 def reading(world: SplitWorld, rng: np.random.Generator) -> list[Piece]:
     """A question about one fact, and the passage that a search engine would find for it: the fact, or nearly so."""
-    fact = _made_up(world, _one(world, rng), rng)
+    relation = world.relations[int(rng.integers(len(world.relations)))]
+    fact = _made_up(world, relation, _person(world, rng, world.entities), rng)
     passage, fits = _passage(world, fact, rng)
     asked = _just(fact)
     return _taught(FROM_PASSAGES, _shown([passage], ask([fact.relation], fact.subject)), _read(asked, int(fits)))
@@ -307,57 +309,75 @@ def _taught(instruction: Instruction, text: str, reply: str) -> list[Piece]:
     return [(f"{BOS} {instruction.token} {text}", False), (f"{reply} {EOS}", True)]
 
 
-def _question(world: SplitWorld, rng: np.random.Generator, split: Split = "train") -> Asked:
-    return world.some_question(KINDS[int(rng.integers(len(KINDS)))], split, rng)
+def _person(world: SplitWorld, rng: np.random.Generator, entities: Sequence[str]) -> str:
+    """One of the entities if it is a training one, else a namesake: so every first name is spoken of, and no held-out
+    entity is."""
+    entity = entities[int(rng.integers(len(entities)))]
+    return entity if world.split_of[entity] == "train" else world.namesake(entity, rng)
 
 
-def _one(world: SplitWorld, rng: np.random.Generator, split: Split = "train") -> Fact:
-    entities = world.splits[split]
-    subject = entities[int(rng.integers(len(entities)))]
-    return world.facts[subject, world.relations[int(rng.integers(len(world.relations)))]]
+def _anything(world: SplitWorld, relation: str, rng: np.random.Generator) -> str:
+    """A value that a relation could have, for anybody."""
+    if relation in world.time_relations:
+        values = world.values(relation, "train")
+        return values[int(rng.integers(len(values)))]
+    return _person(world, rng, [entity for split in world.splits for entity in world.values(relation, split)])
+
+
+def _made_up(world: SplitWorld, relation: str, subject: str, rng: np.random.Generator) -> Fact:
+    """A fact with a random value, to be read."""
+    while (value := _anything(world, relation, rng)) == subject:
+        pass
+    return Fact(subject, relation, value, "outside")
+
+
+def _invented(world: SplitWorld, rng: np.random.Generator) -> Asked:
+    """A question whose facts have random values, of which each leads to the next."""
+    kind = KINDS[int(rng.integers(len(KINDS)))]
+    while True:
+        subject = _person(world, rng, world.entities)
+        if kind == "comparison":
+            relation = world.time_relations[int(rng.integers(len(world.time_relations)))]
+            people = (subject, _person(world, rng, world.entities))
+            facts = tuple(_made_up(world, relation, person, rng) for person in people)
+            if people[0] != people[1] and facts[0].value != facts[1].value:
+                return Asked(kind, facts)
+            continue
+        walked: list[Fact] = []
+        for relation in world.some_relations(int(kind[0]), rng):
+            walked.append(_made_up(world, relation, subject, rng))
+            subject = walked[-1].value
+        if len({walked[0].subject, *(fact.value for fact in walked)}) == len(walked) + 1:
+            return Asked(kind, tuple(walked))
 
 
 def _just(fact: Fact) -> Asked:
     return Asked("2-hop", (fact,))
 
 
-def _made_up(world: SplitWorld, fact: Fact, rng: np.random.Generator) -> Fact:
-    """The fact with a random value."""
-    return Fact(fact.subject, fact.relation, world.some_value(fact.relation, fact.subject, rng), fact.home)
-
-
-def _invented(world: SplitWorld, rng: np.random.Generator) -> Asked:
-    """A question with random values, of which each leads to the next."""
-    return _drawn(world, rng, _made_up)
-
-
 def _remembered(world: SplitWorld, rng: np.random.Generator, least: int = 1) -> Asked:
-    """A question whose facts are true where they were told, and random where they were not; of one fact, or more."""
+    """A question about training entities whose facts are true where they were told, and random where they were not; of
+    one fact, or more."""
+
+    def recalled(subject: str, relation: str) -> Fact:
+        fact = world.facts[subject, relation]
+        return fact if fact.inside else replace(fact, value=world.some_value(relation, subject, rng))
+
+    entities = world.splits["train"]
     if least == 1 and rng.random() < 0.4:
-        return _just(_recalled(world, _one(world, rng), rng))
-    return _drawn(world, rng, _recalled)
-
-
-def _recalled(world: SplitWorld, fact: Fact, rng: np.random.Generator) -> Fact:
-    return fact if fact.inside else _made_up(world, fact, rng)
-
-
-def _drawn(
-    world: SplitWorld,
-    rng: np.random.Generator,
-    draw: Callable[[SplitWorld, Fact, np.random.Generator], Fact],
-) -> Asked:
+        subject = entities[int(rng.integers(len(entities)))]
+        return _just(recalled(subject, world.relations[int(rng.integers(len(world.relations)))]))
     while True:
-        asked = _question(world, rng)
+        asked = world.some_question(KINDS[int(rng.integers(len(KINDS)))], "train", rng)
         if asked.kind == "comparison":
-            facts = tuple(draw(world, fact, rng) for fact in asked.facts)
+            facts = tuple(recalled(fact.subject, fact.relation) for fact in asked.facts)
             if facts[0].value != facts[1].value:
                 return Asked(asked.kind, facts)
             continue
         walked: list[Fact] = []
         subject = asked.facts[0].subject
         for fact in asked.facts:
-            walked.append(draw(world, world.facts[subject, fact.relation], rng))
+            walked.append(recalled(subject, fact.relation))
             subject = walked[-1].value
         if len({fact.subject for fact in walked}) == len(walked):
             return Asked(asked.kind, tuple(walked))
@@ -370,20 +390,26 @@ def _passage(world: SplitWorld, fact: Fact, rng: np.random.Generator, fit: float
         return f"{fact.sentence}.", True
     kind = rng.random()
     if kind < 0.5:
-        value = world.some_value(fact.relation, fact.subject, rng)
-        return f"{sentence(fact.relation, world.namesake(fact.subject, rng), value)}.", False
+        other = _namesake(world, fact.subject, rng)
+        return f"{sentence(fact.relation, other, _anything(world, fact.relation, rng))}.", False
     if kind < 0.75:
         return _same(world, fact, rng), False
-    others = world.splits[world.split_of[fact.subject]]
     like = fact.relation in world.entity_relations and rng.random() < 0.5
     relation = fact.relation if like else str(rng.choice(world.entity_relations))
-    return f"{sentence(relation, others[int(rng.integers(len(others)))], fact.subject)}.", False
+    return f"{sentence(relation, _person(world, rng, world.entities), fact.subject)}.", False
+
+
+def _namesake(world: SplitWorld, person: str, rng: np.random.Generator) -> str:
+    """Somebody else with the same first name, who is no held-out entity."""
+    while (other := world.namesake(person, rng)) in world.split_of and world.split_of[other] != "train":
+        pass
+    return other
 
 
 def _same(world: SplitWorld, fact: Fact, rng: np.random.Generator) -> str:
     others = [relation for relation in world.relations if relation != fact.relation]
     relation = others[int(rng.integers(len(others)))]
-    return f"{sentence(relation, fact.subject, world.some_value(relation, fact.subject, rng))}."
+    return f"{_made_up(world, relation, fact.subject, rng).sentence}."
 
 
 # --- gates ------------------------------------------------------------------------------------------------------------
@@ -409,7 +435,7 @@ async def measure_gates(model: Model, world: SplitWorld, *, examples: int = 300,
     right = [c.text == fact.value for c, fact in zip(recalled, facts, strict=True)]
     known = [fact.inside for fact in facts]
 
-    made = [_made_up(world, fact, rng) for fact in facts]
+    made = [replace(fact, value=world.some_value(fact.relation, fact.subject, rng)) for fact in facts]
     shown = {
         "fits": [f"{fact.sentence}." for fact in made],
         "namesake": [
