@@ -58,6 +58,7 @@ class ConflictBaseConfig(LabBaseConfig):
     arm: Literal["constructed", "natural"] = "constructed"
     layers: int = Field(default=8, ge=4)
     context: int = 128
+    warmup: int = Field(default=40, ge=0)
     reading: int = Field(default=6_400, ge=1)
     documents: tuple[float, ...] = (0.3, 0.2, 0.2, 0.15, 0.15)
     remembering: int = Field(default=24_000, ge=1)
