@@ -99,14 +99,14 @@ def test_the_lens_loss_is_that_of_the_last_layer_and_a_share_of_the_others() -> 
     recipe = config.recipe()
     model, batch = untrained_llama(config, recipe.tokenizer), recipe.stages[0][:4]
     last = masked_loss(model, batch, 0)
-    assert float(base.lens_loss(model, batch, 0, 2, 0.0)) == pytest.approx(float(last))
-    with_lens = float(base.lens_loss(model, batch, 0, 2, 0.3))
+    assert base.lens_loss(model, batch, 0, 2, 0.0).item() == pytest.approx(last.item())
+    with_lens = base.lens_loss(model, batch, 0, 2, 0.3).item()
     model.model.layers[3].self_attn.o_proj.weight.data.zero_()  # layer 4 adds nothing: layer 3 reads as it
     model.model.layers[3].mlp.down_proj.weight.data.zero_()
-    same = float(masked_loss(model, batch, 0))
-    two = float(base.lens_loss(model, batch, 0, 3, 0.3))
+    same = masked_loss(model, batch, 0).item()
+    two = base.lens_loss(model, batch, 0, 3, 0.3).item()
     assert two == pytest.approx(1.3 * same, rel=1e-4)
-    assert with_lens > float(last)
+    assert with_lens > last.item()
 
 
 def test_every_arm_of_a_smoke_run_measures_what_the_claims_ask_for(

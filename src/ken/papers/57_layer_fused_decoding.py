@@ -51,8 +51,8 @@ class Settings(Frozen):
     alpha: float = Field(default=0.1, gt=0, le=1)
     cad_beta: float = Field(default=1.0, ge=0)
     penalty: float = Field(default=0.6, ge=0, le=1)
-    timed_batch: int = Field(default=64, ge=1)
-    timed_tokens: int = Field(default=64, ge=1)
+    timed_batch: int = Field(default=16, ge=1)
+    timed_tokens: int = Field(default=16, ge=1)
     timed_rounds: int = Field(default=5, ge=1)
     analysed: int = Field(default=100, ge=1)
 

@@ -58,6 +58,7 @@ class ConflictBaseConfig(LabBaseConfig):
     arm: Literal["constructed", "natural"] = "constructed"
     layers: int = Field(default=8, ge=4)
     context: int = 128
+    warmup: int = Field(default=40, ge=0)
     reading: int = Field(default=6_400, ge=1)
     documents: tuple[float, ...] = (0.3, 0.2, 0.2, 0.15, 0.15)
     remembering: int = Field(default=24_000, ge=1)
@@ -98,7 +99,7 @@ def smoke_config(*, arm: Literal["constructed", "natural"] = "constructed", seed
     do not count."""
     world = ConflictConfig(known=20, new=12, values=5, seed=seed)
     sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "layers": 4, "heads": 2}
-    return ConflictBaseConfig(world=world, arm=arm, seed=seed, reading=640, remembering=320, gated=False, **sizes)
+    return ConflictBaseConfig(world=world, arm=arm, seed=seed, reading=320, remembering=160, gated=False, **sizes)
 
 
 def build_tokenizer(world: ConflictWorld) -> Any:
