@@ -84,6 +84,13 @@ def test_replies_are_matched_exactly_then_normalised_then_by_the_closest_string_
     assert explained(trajectory)
 
 
+def test_a_reply_in_a_sentence_names_the_only_entity_in_it() -> None:
+    trajectory = asks(walks("I would go to the harbour, I think.", "known for: fish"))
+    assert (trajectory.answer, explained(trajectory)) == ("fish", True)
+    undecided = asks(walks("Either bread or the harbour, who knows.", "No idea at all!", "ANSWER: A"))
+    assert undecided.malformed == 2
+
+
 def test_two_replies_that_name_nothing_end_the_walk_and_the_fallback_explains_nothing() -> None:
     trajectory = asks(lambda shown: "ANSWER: B" if shown == CHOOSE.text.strip() else "the weather in Rome")
     assert trajectory.steps[-1] == Answer(text="fish", source="inside", partial=False)
