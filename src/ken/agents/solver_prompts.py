@@ -189,8 +189,8 @@ def parse_reply(text: str) -> Reply | None:
 
 def match(said: str, neighbours: Sequence[Neighbour]) -> tuple[Neighbour, Way] | None:
     """The line that a reply means, with or without its relation: by its exact words, by them normalised (case,
-    articles, punctuation), or the closest: the only one whose entity the reply names among other words, else the most similar
-    string. None when none is close.
+    articles, punctuation), or the closest: the only one whose entity the reply names among other words, else the most
+    similar string. None when none is close.
     """
     if not neighbours:
         return None
