@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ken.agents import Choose, Solver, Strategy, TripleDump
+from ken.agents.relevance import by_likelihood, by_vectors
 from ken.agents.solver import OracleWalker, RandomWalker, explained, path_of, stops_of
 from ken.agents.solver_prompts import CHOOSE, RelationNames, listed, match, parse_reply
 from ken.core import Answer, BadInput, Entity, Malformed, Observation, Question, Trajectory, Triple, Unsupported
@@ -81,6 +82,13 @@ def test_replies_are_matched_exactly_then_normalised_then_by_the_closest_string_
     notes = [s.note for s in trajectory.steps if isinstance(s, Observation) and "taken for" in s.note]
     assert notes == ["'The Harbour!' is taken for 'harbour' (normalised)", "'a fisch' is taken for 'fish' (closest)"]
     assert explained(trajectory)
+
+
+def test_a_reply_in_a_sentence_names_the_only_entity_in_it() -> None:
+    trajectory = asks(walks("I would go to the harbour, I think.", "known for: fish"))
+    assert (trajectory.answer, explained(trajectory)) == ("fish", True)
+    undecided = asks(walks("Either bread or the harbour, who knows.", "No idea at all!", "ANSWER: A"))
+    assert undecided.malformed == 2
 
 
 def test_two_replies_that_name_nothing_end_the_walk_and_the_fallback_explains_nothing() -> None:
@@ -306,3 +314,31 @@ def test_malformed_replies_keep_what_was_said() -> None:
     assert [s.text for s in trajectory.steps if isinstance(s, Malformed)] == ["", ""]
     assert Generation(text="", ended="end").text == ""
     assert Message("policy", "").content == ""
+
+
+def test_relevance_by_likelihood_and_by_vectors_ranks_what_belongs_to_the_question() -> None:
+    import numpy as np
+
+    class Encoder:
+        def queries(self, queries: list[str]) -> np.ndarray:
+            return np.array([[1.0, 0.0] for _ in queries])
+
+        def documents(self, passages: list[tuple[str, str]]) -> np.ndarray:
+            return np.array([[1.0, 0.0] if "tar" in text else [0.0, 1.0] for _, text in passages])
+
+    texts = ["fish", "tar", "fish"]
+    likelihood = asyncio.run(by_likelihood(Likes("tar"))("?", texts))
+    assert likelihood == [-2.5, -0.1, -2.5]
+    assert asyncio.run(by_vectors(Encoder())("?", texts)) == [0.0, 1.0, 0.0]
+    assert asyncio.run(by_vectors(Encoder())("?", [])) == []
+
+
+def test_of_too_many_neighbours_the_most_relevant_are_shown_in_the_graphs_order() -> None:
+    graph = TripleStore.of([("sailor", "knows", f"port {i:02}") for i in range(40)] + [("sailor", "loves", "fish")])
+    question = Question(id="o", text="Whom does a sailor love; which fish?")
+    prompts: list[str] = []
+    model = ScriptedModel(lambda prompt: prompts.append(prompt) or "ANSWER: fish")
+    trajectory = asyncio.run(Solver(shown=5).run(question, model, Sources(graph=graph)))
+    lines = prompts[0].split("Neighbours:\n")[-1].strip().splitlines()
+    assert lines == ["knows: port 00", "knows: port 01", "knows: port 02", "knows: port 03", "loves: fish"]
+    assert trajectory.steps[-1] == Answer(text="fish", source="graph")

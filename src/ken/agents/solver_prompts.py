@@ -188,8 +188,9 @@ def parse_reply(text: str) -> Reply | None:
 
 
 def match(said: str, neighbours: Sequence[Neighbour]) -> tuple[Neighbour, Way] | None:
-    """The line that a reply means: by its exact words, by them normalised (case, articles, punctuation), or the closest
-    string; with or without its relation. None when none is close.
+    """The line that a reply means, with or without its relation: by its exact words, by them normalised (case,
+    articles, punctuation), or the closest: the only one whose entity the reply names among other words, else the most
+    similar string. None when none is close.
     """
     if not neighbours:
         return None
@@ -206,6 +207,9 @@ def match(said: str, neighbours: Sequence[Neighbour]) -> tuple[Neighbour, Way] |
         for form, n in forms:
             if normalize_answer(form) == plain:
                 return n, "normalised"
+    named = {n.entity.id: n for n in neighbours if f" {normalize_answer(n.label) or said} " in f" {plain} "}
+    if len(named) == 1:
+        return next(iter(named.values())), "closest"
     ratio, closest = max(
         ((SequenceMatcher(None, form.casefold(), said.casefold()).ratio(), n) for form, n in forms),
         key=lambda pair: pair[0],

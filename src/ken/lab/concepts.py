@@ -256,7 +256,7 @@ def drawn(
         misses += 1
         hops = HOPS[int(rng.integers(len(HOPS)))]
         chain = world.chain(domain, hops, rng)
-        options = chain and world.candidates(chain, rng)
+        options = None if chain is None else world.candidates(chain, rng)
         other = concepts[int(rng.integers(len(concepts)))]
         if chain is None or options is None or other in (*chain.concepts, *options):
             continue

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -109,11 +109,11 @@ class Bench:
         """The base model, fresh."""
         return LocalModel(self.folder, spec="lab/concepts", device="cpu", batch_size=512, control_tokens=True)
 
-    def solver(self, kind: type[Solver] = Solver, **options: object) -> Solver:
+    def solver(self, kind: type[Solver] = Solver, **options: Any) -> Solver:
         """The walker, with what the settings say unless `options` say otherwise."""
         s = self.settings
-        given = {"heads": s.heads, "max_rounds": s.max_rounds, **options}
-        return kind(names=self.names, extractor=self.extractor, **given)  # type: ignore[arg-type]
+        given: dict[str, Any] = {"heads": s.heads, "max_rounds": s.max_rounds, **options}
+        return kind(names=self.names, extractor=self.extractor, **given)
 
     def attempts(self, model: LocalModel, strategy: Strategy) -> list[Trajectory]:
         """One greedy attempt at each question."""
@@ -296,7 +296,7 @@ def of_tuned(
     return arm
 
 
-def walker(**options: object) -> Callable[[Bench], Strategy]:
+def walker(**options: Any) -> Callable[[Bench], Strategy]:
     return lambda bench: bench.solver(**options)
 
 
@@ -304,12 +304,19 @@ def sweep(*, learnt: bool) -> tuple[Arm[Bench], ...]:
     """Where walks begin, and how many rounds they may take; reported only."""
     arms: list[Arm[Bench]] = []
     name = "ksl-ft" if learnt else "ksl"
-    for options in ({"heads": "random"}, {"heads": "all"}, {"heads": "relevant"}, {"max_rounds": 2}, {"max_rounds": 3}):
+    choices: tuple[dict[str, Any], ...] = (
+        {"heads": "random"},
+        {"heads": "all"},
+        {"heads": "relevant"},
+        {"max_rounds": 2},
+        {"max_rounds": 3},
+    )
+    for options in choices:
         make = walker(**options)
         run_ = of_tuned("ksl-ft", dialogues, make) if learnt else of_base(make)
         (what, value), *_ = options.items()
         text = f"{name} that begins at {value}" if what == "heads" else f"{name} with at most {value} rounds"
-        arms.append(Arm(f"{name}-{value}".lower(), text, run_, optional=True))
+        arms.append(Arm(f"{name}-{what.replace(chr(95), chr(45))}-{value}", text, run_, optional=True))
     return tuple(arms)
 
 
@@ -350,6 +357,12 @@ ARMS = (
 
 # --- claims ----------------------------------------------------------------------------------------------------------
 
+
+def lower_end(better: str, worse: str) -> Callable[[Arms], float]:
+    """The lower end of the 95% interval of the difference in accuracy, questions paired."""
+    return lambda arms: bootstrap_difference(arms[better]["right_each"], arms[worse]["right_each"]).low
+
+
 CLAIMS = (
     Claim("Accuracy: KSL without training ≥ closed book + 0.08", "hard", 0.08, gap("acc", "ksl", "closed-book")),
     Claim("Accuracy: KSL-ft ≥ closed-book SFT + 0.08", "hard", 0.08, gap("acc", "ksl-ft", "closed-book-sft")),
@@ -380,17 +393,12 @@ CLAIMS = (
             f"Paired bootstrap over questions: {better} above {worse}, 95% interval without 0",
             "soft",
             0.0,
-            lambda arms, better=better, worse=worse: lower_end(arms, better, worse),
+            lower_end(better, worse),
             note="the card's second test for one seed: the lower end of the interval must exceed 0",
         )
         for better, worse in (("ksl", "closed-book"), ("ksl-ft", "closed-book-sft"), ("ksl-ft", "ksl"))
     ),
 )
-
-
-def lower_end(arms: Arms, better: str, worse: str) -> float:
-    """The lower end of the 95% interval of the difference, questions paired."""
-    return bootstrap_difference(arms[better]["right_each"], arms[worse]["right_each"]).low
 
 
 paper = Paper(

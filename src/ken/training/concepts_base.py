@@ -56,7 +56,7 @@ class ConceptsBaseConfig(LabBaseConfig):
 
     world: ConceptsConfig = ConceptsConfig()
     context: int = 640
-    lookups: int = 5_000
+    lookups: int = 9_000
     told: int = 6
     drills: int = 6_000
     walks: int = 5_000
@@ -77,7 +77,15 @@ def smoke_config(*, seed: int = 0) -> ConceptsBaseConfig:
     gates do not count: for trying code, not for claims."""
     world = ConceptsConfig(concepts=120, seed=seed)
     sizes: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "layers": 2, "heads": 2, "gated": False}
-    few: dict[str, Any] = {"told": 1, "drills": 300, "walks": 300, "starts": 30, "closed": 60, "dumps": 30}
+    few: dict[str, Any] = {
+        "lookups": 150,
+        "told": 1,
+        "drills": 150,
+        "walks": 150,
+        "starts": 30,
+        "closed": 60,
+        "dumps": 30,
+    }
     return ConceptsBaseConfig(world=world, seed=seed, **sizes, **few)
 
 
@@ -139,7 +147,7 @@ def lookups(config: ConceptsBaseConfig, world: ConceptWorld, rng: np.random.Gene
     """Lists of neighbours as they stand in a walk, and then what is behind each relation, in random order."""
     concepts, words = world.domain(0), world.words(0)
     for _ in range(config.lookups):
-        size = int(rng.integers(3, 15))
+        size = int(rng.integers(3, 9))  # the shorter the lists, the sooner it is learnt
         some = [concepts[int(i)] for i in rng.choice(len(concepts), size=2 * size + 1, replace=False)]
         labels = some[size + 1 :]
         if rng.random() < 0.5:
