@@ -493,7 +493,7 @@ paper = Paper(
         "its claims are soft."
     ),
     full=Settings(),
-    smoke=Settings(base=smoke_config(), questions=20),
+    smoke=Settings(base=smoke_config(), questions=10),
     prepare=prepare,
     arms=ARMS,
     claims=CLAIMS,

@@ -44,7 +44,7 @@ async def measure_gates(model: Model, config: ApiWorldBaseConfig, *, examples: i
         "choices among tools": (choosing, 0.9),  # of an owner's home, either tool is right
         "arguments": (calling, 0.95),
         "single arguments": (filling, 0.9),
-        "answers from results": (responding, 0.75)  # comparing is the hardest,
+        "answers from results": (responding, 0.75),  # comparing is the hardest
         "verdicts whether a tool is needed": (judging, 0.97),
     }
     gates = []
@@ -65,7 +65,8 @@ async def measure_gates(model: Model, config: ApiWorldBaseConfig, *, examples: i
 
 async def _right(model: Model, examples: Sequence[Said]) -> float:
     replies = await asyncio.gather(*(_says(model, said) for said in examples))
-    return mean("".join(reply.split()) == "".join(said.reply.split()) for reply, said in zip(replies, examples, strict=True))
+    wanted = ["".join(said.reply.split()) for said in examples]
+    return mean("".join(reply.split()) == right for reply, right in zip(replies, wanted, strict=True))
 
 
 async def _says(model: Model, said: Said) -> str:

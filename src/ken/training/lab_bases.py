@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ken.core import BadInput
+from ken.lab.apiworld import ApiWorldConfig
 from ken.lab.calculation import CalculationWorldConfig
 from ken.lab.conversations import ConversationWorldConfig
 from ken.lab.multihop import MultiHopConfig
+from ken.training.apiworld_base import ApiWorldBaseConfig
 from ken.training.calculation_base import CalculationBaseConfig
 from ken.training.conversations_base import ConversationsBaseConfig
 from ken.training.factworld_base import FactWorldBaseConfig
@@ -23,6 +25,7 @@ BASES: dict[str, Callable[[int], LabBaseConfig]] = {
     ConversationsBaseConfig.called: lambda seed: ConversationsBaseConfig(
         world=ConversationWorldConfig(seed=seed), seed=seed
     ),
+    ApiWorldBaseConfig.called: lambda seed: ApiWorldBaseConfig(world=ApiWorldConfig(seed=seed), seed=seed),
     MultiHopBaseConfig.called: lambda seed: MultiHopBaseConfig(world=MultiHopConfig(seed=seed), seed=seed),
 }
 """From a seed, of world and model, to the config of the base model."""
