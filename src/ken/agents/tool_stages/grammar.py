@@ -19,6 +19,7 @@ from ken.sources.tools.tool import Tool, cut
 NONE = "none"  # what a chooser says when no tool of its list fits
 DESCRIPTION = 300  # characters of a tool's description
 MOST_STEPS = 16
+DEEPEST = 32  # levels of the arguments of a call
 
 PLAN = Instruction(
     token="<plan_tools>",
@@ -192,9 +193,26 @@ def read_arguments(text: str) -> dict[str, Any] | Malformed:
     found = _ARGUMENTS.search(text)
     said = _FENCE.sub("", (found[1] if found else text).strip()).strip()
     try:
-        given = json.loads(said)
+        # Written and read again: escapes can spell lone surrogates, and digits infinity, which no file can hold.
+        plain = json.dumps(json.loads(said), ensure_ascii=False, allow_nan=False)
+        given = json.loads(plain.encode(errors="replace"))
     except (ValueError, RecursionError):
         return Malformed(text=text, problem="the arguments are no JSON object")
+    if _depth(given) > DEEPEST:
+        return Malformed(text=text, problem=f"the arguments are nested more than {DEEPEST} deep")
     if not isinstance(given, dict):
         return Malformed(text=text, problem=f"the arguments are {type(given).__name__}, not a JSON object")
     return {str(name).strip(): value for name, value in given.items()}
+
+
+def _depth(value: Any) -> int:
+    """How deep a value is nested, without recursion: it may be as deep as a parser can read."""
+    depth, level = 0, [value]
+    while level and depth <= DEEPEST:
+        depth += 1
+        level = [
+            item
+            for one in level
+            for item in (one.values() if isinstance(one, dict) else one if isinstance(one, list) else ())
+        ]
+    return depth
