@@ -53,7 +53,8 @@ KS = (1, 2, 3, 5, 10)
 
 class Settings(Frozen):
     """asked: which questions: those of the test, whose tables nobody has seen, or others of the same kind ("dev") while
-    settings are being chosen. questions: how many; of several kinds in the shares of the world.
+    settings are being chosen. questions: how many; in the shares of the world. swept: how many of them,
+    of those that need tools, for each K of claim 3.
 
     k: tools that a chooser is shown. failures: share of calls that fail for a moment (claim 2). faults: share of
     questions whose plan loses a sub-question and of those whose results are cut in half, and of sub-questions that go
@@ -64,7 +65,8 @@ class Settings(Frozen):
 
     base: ApiWorldBaseConfig = ApiWorldBaseConfig()
     asked: Literal["test", "dev"] = "test"
-    questions: int = Field(default=300, ge=10)
+    questions: int = Field(default=200, ge=10)
+    swept: int = Field(default=100, ge=1)
     k: int = Field(default=5, ge=1)
     failures: float = Field(default=0.15, ge=0, le=1)
     faults: float = Field(default=0.4, ge=0, le=1)
@@ -217,6 +219,8 @@ def sweep_of_k(bench: Bench) -> Metrics:
     that need tools; success_complete, success_incomplete: over all K together, by whether the tools that a question
     needs were among those that its sub-questions were shown."""
     needing = [q for q in bench.questions if q.meta["kind"] in {"chain", "several"}]
+    step = max(1, len(needing) // bench.settings.swept)  # questions stand in order of their kinds
+    needing = needing[::step][: bench.settings.swept]
     hits: dict[bool, list[bool]] = {True: [], False: []}
     found: dict[str, float] = {}
     for k in KS:

@@ -32,6 +32,8 @@ STRATEGY_WORDS = {
     "self-ask": "asks itself follow-up questions",
     "stepwise": "plans one retrieval a step",
     "tools": "searches, and runs Python in a sandbox",
+    "tool-stages": "plans all sub-questions, and calls a tool for each",
+    "tool-stages-iterative": "plans and calls one sub-question after the other",
 }
 
 
