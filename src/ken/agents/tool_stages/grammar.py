@@ -14,7 +14,7 @@ from typing import Any
 from ken.agents.protocol import escape
 from ken.core import Malformed
 from ken.models import Instruction
-from ken.sources.tools.tool import Tool, cut
+from ken.sources.tools.tool import ERROR, Tool, cut
 
 NONE = "none"  # what a chooser says when no tool of its list fits
 DESCRIPTION = 300  # characters of a tool's description
@@ -139,9 +139,7 @@ def exchange(question: str, response: str) -> str:
 
 def shown(response: str) -> str:
     """What a tool said: escaped, but for the mark of an error."""
-    from ken.sources.tools.tool import ERROR
-
-    return "".join(part if part == ERROR else escape(part) for part in re.split(r"(\[ERROR\])", response))
+    return ERROR.join(escape(part) for part in response.split(ERROR))
 
 
 def history(question: str, exchanges: Sequence[tuple[str, str]]) -> str:
