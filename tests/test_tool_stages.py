@@ -500,6 +500,17 @@ def test_arguments_are_read_as_models_write_them(text: str, arguments: dict[str,
     assert read_arguments(text) == arguments
 
 
+@pytest.mark.parametrize("text", ['{"a": NaN}', '{"a": ' + "[" * 900 + "]" * 900 + "}", "{" * 9000, '{"a": 1e999}'])
+def test_arguments_that_no_tool_could_take_are_malformed(text: str) -> None:
+    assert isinstance(read_arguments(text), Malformed)
+    assert typed("1e999", {"type": "number"}) == "1e999"
+
+
+def test_half_a_character_in_a_call_can_still_be_written_down() -> None:
+    script = Script(plan="<step> the home of Ada </step></plan>", call='{"person": "\\ud800"}')
+    assert attempt(ToolStages(tools(), gate=False), script).answer is not None
+
+
 @given(st.lists(st.lists(st.integers(1, 6), max_size=3), min_size=1, max_size=6))
 def test_steps_run_after_what_they_need_or_not_at_all(needs: list[list[int]]) -> None:
     plan = tuple(PlannedStep(text=" ".join(f"#{n}" for n in some)) for some in needs)

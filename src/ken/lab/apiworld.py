@@ -248,7 +248,9 @@ class Tables:
         return self._drawn[api.name, about]
 
     def rate(self, api: Api, currency: str) -> int:
-        """How much of a money one unit of `currency` is, from 2 to 4."""
+        """How much of a money one unit of `currency` is, from 2 to 4; formerly another."""
+        if api.twin:
+            return (self.rate(APIS[api.twin], currency) - 1) % 3 + 2
         own = np.random.default_rng(derive_seed("apiworld", self.world.config.seed, self.seed, api.name, currency))
         return int(self._drawn.setdefault((api.name, currency), int((self.imagined or own).integers(2, 5))))
 

@@ -53,7 +53,8 @@ KS = (1, 2, 3, 5, 10)
 
 class Settings(Frozen):
     """asked: which questions: those of the test, whose tables nobody has seen, or others of the same kind ("dev") while
-    settings are being chosen. questions: how many; of several kinds in the shares of the world.
+    settings are being chosen. questions: how many; in the shares of the world. swept: how many of them,
+    of those that need tools, for each K of claim 3.
 
     k: tools that a chooser is shown. failures: share of calls that fail for a moment (claim 2). faults: share of
     questions whose plan loses a sub-question and of those whose results are cut in half, and of sub-questions that go
@@ -64,7 +65,8 @@ class Settings(Frozen):
 
     base: ApiWorldBaseConfig = ApiWorldBaseConfig()
     asked: Literal["test", "dev"] = "test"
-    questions: int = Field(default=300, ge=10)
+    questions: int = Field(default=200, ge=10)
+    swept: int = Field(default=100, ge=1)
     k: int = Field(default=5, ge=1)
     failures: float = Field(default=0.15, ge=0, le=1)
     faults: float = Field(default=0.4, ge=0, le=1)
@@ -217,6 +219,8 @@ def sweep_of_k(bench: Bench) -> Metrics:
     that need tools; success_complete, success_incomplete: over all K together, by whether the tools that a question
     needs were among those that its sub-questions were shown."""
     needing = [q for q in bench.questions if q.meta["kind"] in {"chain", "several"}]
+    step = max(1, len(needing) // bench.settings.swept)  # questions stand in order of their kinds
+    needing = needing[::step][: bench.settings.swept]
     hits: dict[bool, list[bool]] = {True: [], False: []}
     found: dict[str, float] = {}
     for k in KS:
@@ -298,7 +302,9 @@ def neighbour_tools(bench: Bench, collection: ToolCollection) -> ToolRetriever:
 
 
 def dense_tools(bench: Bench, collection: ToolCollection) -> ToolRetriever:
-    return DenseTools(collection.documents, KeptEncoder(encoder_of(bench.settings)))  # type: ignore[arg-type]
+    everything = [question.text for split in collection.questions.values() for question in split]
+    encoder: Any = KeptEncoder(encoder_of(bench.settings), everything)
+    return DenseTools(collection.documents, encoder)
 
 
 def adapted_tools(bench: Bench, collection: ToolCollection) -> ToolRetriever:
@@ -334,38 +340,35 @@ def encoder_of(settings: Settings) -> str:
 
 
 class KeptEncoder:
-    """An encoder whose vectors are kept in the cache folder: four arms and three seeds need the same."""
+    """An encoder whose vectors are kept in the cache folder: four arms and three seeds need the same. questions: all
+    that it will be asked about; how they are split does not matter."""
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, questions: Sequence[str]) -> None:
         from ken.sources.search.vectors import Encoder
 
-        self.encoder = Encoder(model)
+        self.encoder, self.questions = Encoder(model), sorted(set(questions))
 
     def documents(self, passages: Sequence[tuple[str, str]]) -> np.ndarray:
-        return self._kept(
-            [text for _, text in passages], lambda texts: self.encoder.documents([("", t) for t in texts])
-        )
+        texts = [text for _, text in passages]
+        return self._kept(texts, lambda: self.encoder.documents([("", text) for text in texts]))
 
     def queries(self, queries: Sequence[str]) -> np.ndarray:
-        return self._kept(queries, self.encoder.queries)
+        rows = self._kept(self.questions, lambda: self.encoder.queries(self.questions))
+        place = {text: i for i, text in enumerate(self.questions)}
+        return np.asarray(rows[[place[text] for text in queries]])
 
-    def _kept(self, texts: Sequence[str], encode: Callable[[Sequence[str]], np.ndarray]) -> np.ndarray:
+    def _kept(self, texts: Sequence[str], encode: Callable[[], np.ndarray]) -> np.ndarray:
         import io
 
-        ordered = sorted(set(texts))  # two splits of the same questions need the same vectors only where they agree
-        key = hashlib.blake2b("\x1f".join([self.encoder.model, *ordered]).encode(), digest_size=8).hexdigest()
+        key = hashlib.blake2b("\x1f".join([self.encoder.model, *texts]).encode(), digest_size=8).hexdigest()
         root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ken" / "vectors"
         path = root / f"{key}.npy"
-        if path.is_file():
-            rows = np.load(path, allow_pickle=False)
-        else:
-            rows = encode(ordered)
+        if not path.is_file():
             root.mkdir(parents=True, exist_ok=True)
             buffer = io.BytesIO()
-            np.save(buffer, rows, allow_pickle=False)
+            np.save(buffer, encode(), allow_pickle=False)
             write_whole(path, buffer.getvalue())
-        place = {text: i for i, text in enumerate(ordered)}
-        return np.asarray(rows[[place[text] for text in texts]])
+        return np.asarray(np.load(path, allow_pickle=False))
 
 
 ARMS = (
@@ -493,7 +496,7 @@ paper = Paper(
         "its claims are soft."
     ),
     full=Settings(),
-    smoke=Settings(base=smoke_config(), questions=20),
+    smoke=Settings(base=smoke_config(), questions=10),
     prepare=prepare,
     arms=ARMS,
     claims=CLAIMS,

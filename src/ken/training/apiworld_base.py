@@ -68,13 +68,13 @@ class ApiWorldBaseConfig(LabBaseConfig):
     weigh: Weigh = "token"
     plans: int = Field(default=9_000, ge=0)
     nexts: int = Field(default=6_500, ge=0)
-    choices: int = Field(default=4_000, ge=0)
-    calls: int = Field(default=4_000, ge=0)
-    fills: int = Field(default=2_500, ge=0)
+    choices: int = Field(default=3_000, ge=0)
+    calls: int = Field(default=3_000, ge=0)
+    fills: int = Field(default=2_000, ge=0)
     responses: int = Field(default=15_000, ge=0)
-    gates: int = Field(default=2_000, ge=0)
+    gates: int = Field(default=1_500, ge=0)
     closed: int = Field(default=2, ge=0)
-    known: int = Field(default=10, ge=0)
+    known: int = Field(default=6, ge=0)
     failures: float = Field(default=0.2, ge=0, le=1)
     missing: float = Field(default=0.15, ge=0, le=1)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ken.core import BadInput
+from ken.lab.apiworld import ApiWorldConfig
 from ken.lab.calculation import CalculationWorldConfig
 from ken.lab.concepts import ConceptsConfig
 from ken.lab.conflict import ConflictConfig
@@ -14,6 +15,7 @@ from ken.lab.multihop import MultiHopConfig
 from ken.lab.patents import PatentConfig
 from ken.lab.reviews import ReviewsConfig
 from ken.lab.splitworld import SplitWorldConfig
+from ken.training.apiworld_base import ApiWorldBaseConfig
 from ken.training.calculation_base import CalculationBaseConfig
 from ken.training.concepts_base import ConceptsBaseConfig
 from ken.training.conflict_base import ConflictBaseConfig
@@ -40,6 +42,7 @@ BASES: dict[str, Callable[[int], LabBaseConfig]] = {
     PatentsBaseConfig.called: lambda seed: PatentsBaseConfig(world=PatentConfig(seed=seed), seed=seed),
     ConceptsBaseConfig.called: lambda seed: ConceptsBaseConfig(world=ConceptsConfig(seed=seed), seed=seed),
     GraphBaseConfig.called: lambda seed: base_config("S", world=GraphWorldConfig(seed=seed), seed=seed),
+    ApiWorldBaseConfig.called: lambda seed: ApiWorldBaseConfig(world=ApiWorldConfig(seed=seed), seed=seed),
     MultiHopBaseConfig.called: lambda seed: MultiHopBaseConfig(world=MultiHopConfig(seed=seed), seed=seed),
     TreeBaseConfig.called: lambda seed: TreeBaseConfig(world=SplitWorldConfig(seed=seed), seed=seed),
     ReviewsBaseConfig.called: lambda seed: ReviewsBaseConfig(world=ReviewsConfig(seed=seed), seed=seed),

@@ -78,6 +78,7 @@ def typed(value: str, schema: object) -> Any:
         return value
     try:
         read = json.loads(value.strip().replace(",", "") if {"integer", "number"} & set(kinds) else value)
+        json.dumps(read, allow_nan=False)
     except (ValueError, RecursionError):
         lowered = value.strip().lower()
         return (

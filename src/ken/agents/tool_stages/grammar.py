@@ -14,11 +14,12 @@ from typing import Any
 from ken.agents.protocol import escape
 from ken.core import Malformed
 from ken.models import Instruction
-from ken.sources.tools.tool import Tool, cut
+from ken.sources.tools.tool import ERROR, Tool, cut
 
 NONE = "none"  # what a chooser says when no tool of its list fits
 DESCRIPTION = 300  # characters of a tool's description
 MOST_STEPS = 16
+DEEPEST = 32  # levels of the arguments of a call
 
 PLAN = Instruction(
     token="<plan_tools>",
@@ -138,9 +139,7 @@ def exchange(question: str, response: str) -> str:
 
 def shown(response: str) -> str:
     """What a tool said: escaped, but for the mark of an error."""
-    from ken.sources.tools.tool import ERROR
-
-    return "".join(part if part == ERROR else escape(part) for part in re.split(r"(\[ERROR\])", response))
+    return ERROR.join(escape(part) for part in response.split(ERROR))
 
 
 def history(question: str, exchanges: Sequence[tuple[str, str]]) -> str:
@@ -192,9 +191,26 @@ def read_arguments(text: str) -> dict[str, Any] | Malformed:
     found = _ARGUMENTS.search(text)
     said = _FENCE.sub("", (found[1] if found else text).strip()).strip()
     try:
-        given = json.loads(said)
+        # Written and read again: escapes can spell lone surrogates, and digits infinity, which no file can hold.
+        plain = json.dumps(json.loads(said), ensure_ascii=False, allow_nan=False)
+        given = json.loads(plain.encode(errors="replace"))
     except (ValueError, RecursionError):
         return Malformed(text=text, problem="the arguments are no JSON object")
+    if _depth(given) > DEEPEST:
+        return Malformed(text=text, problem=f"the arguments are nested more than {DEEPEST} deep")
     if not isinstance(given, dict):
         return Malformed(text=text, problem=f"the arguments are {type(given).__name__}, not a JSON object")
     return {str(name).strip(): value for name, value in given.items()}
+
+
+def _depth(value: Any) -> int:
+    """How deep a value is nested, without recursion: it may be as deep as a parser can read."""
+    depth, level = 0, [value]
+    while level and depth <= DEEPEST:
+        depth += 1
+        level = [
+            item
+            for one in level
+            for item in (one.values() if isinstance(one, dict) else one if isinstance(one, list) else ())
+        ]
+    return depth

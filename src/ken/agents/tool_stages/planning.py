@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ken.agents.attempt import Attempt
 from ken.agents.protocol import escape
-from ken.agents.tool_stages.calling import asked_for
+from ken.agents.tool_stages.calling import asked_for, typed
 from ken.agents.tool_stages.grammar import NEXT, PLAN, REVERSE, history, read_next, read_steps, read_value
 from ken.agents.tool_stages.selection import Selector
 from ken.agents.tool_stages.trace import Plan, PlannedStep, order_of
@@ -124,16 +124,10 @@ class ReverseChain(Planner):
                 value = read_value(written)
                 if isinstance(value, Malformed):
                     return value
-                arguments[name] = _typed(value, properties.get(name))
+                arguments[name] = typed(value, properties.get(name))
                 continue
             if (problem := await self._add(attempt, asked[0], tools, steps, depth - 1)) is not None:
                 return problem
             arguments[name] = f"#{len(steps)}"
         steps.append(PlannedStep(text=question, tool=tool.name, arguments=arguments))
         return None
-
-
-def _typed(value: str, schema: object) -> object:
-    from ken.agents.tool_stages.calling import typed
-
-    return typed(value, schema)

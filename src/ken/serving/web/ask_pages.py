@@ -40,6 +40,8 @@ STRATEGY_WORDS = {
     "graph": "walks a knowledge graph by relations and entities",
     "graph-relations": "walks a knowledge graph by chains of relations",
     "graph-dump": "reads all triples of what the question is about",
+    "tool-stages": "plans all sub-questions, and calls a tool for each",
+    "tool-stages-iterative": "plans and calls one sub-question after the other",
 }
 
 
