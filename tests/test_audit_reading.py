@@ -18,14 +18,14 @@ from ken.auditing.reading import ANSWERS, PREDICTIONS, REPORT, ROUTING, audit_re
 from ken.cli import main
 from ken.core import BadInput, ModelError, Question
 from ken.core.long_documents import question_record, read_long_questions
-from ken.lab.reports import LENGTHS, NOT_STATED, ReportsConfig, ReportsWorld
+from ken.lab.reports import LENGTHS, NOT_STATED, ReportsWorld
 from ken.models.scripted import ScriptedModel
 from ken.papers.replay import replay
 from ken.training.question_generator import Plan, QuestionGenerator, RuleWriter
 
 Capture = pytest.CaptureFixture[str]
-WORLD = ReportsWorld(ReportsConfig(reports=4))
-REPORTS = {report.name: report for length in LENGTHS for report in WORLD.reports(length)}
+WORLD = ReportsWorld()
+REPORTS = {report.name: report for length in LENGTHS for report in WORLD.reports(length, 4)}
 TEXTS = {name: report.passage for name, report in REPORTS.items()}
 
 
@@ -201,8 +201,8 @@ def test_questions_without_a_document_or_a_task_are_refused(tmp_path: Path) -> N
 
 
 def test_questions_are_written_for_documents_and_read_back(tmp_path: Path) -> None:
-    documents = [report.passage for report in WORLD.reports("short")]
-    lines = written_questions(documents, RuleWriter(WORLD.reports("short")), tmp_path / "q.jsonl", per_task=6)
+    documents = [report.passage for report in WORLD.reports("short", 4)]
+    lines = written_questions(documents, RuleWriter(WORLD.reports("short", 4)), tmp_path / "q.jsonl", per_task=6)
     asked = list(read_long_questions(tmp_path / "q.jsonl"))
     assert [q.meta["level"] for q in asked].count("comparison") >= 5
     assert lines[0].startswith("location: 6 questions")

@@ -222,7 +222,7 @@ def smoke_config(*, seed: int = 0, **settings: Any) -> ReportsBaseConfig:
     for trying code, not for claims."""
     sizes: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "layers": 2, "heads": 2, **settings}
     return ReportsBaseConfig(
-        world=ReportsConfig(seed=seed, reports=1, short_mentions=0, long_facts=3, long_mentions=1, long_noise=1),
+        world=ReportsConfig(seed=seed, short_mentions=0, long_facts=3, long_mentions=1, long_noise=1),
         seed=seed,
         quotes=80,
         facts=480,
