@@ -271,9 +271,10 @@ def test_calls_that_fail_end_the_command_with_status_1(
 
     monkeypatch.chdir(tmp_path)
     given = ["--documents", "contracts/one.md", "--questions", "q.jsonl", "--out", "out", "--model", "openai/m"]
-    with FaultyServer(broken) as server, pytest.raises(SystemExit) as ended:
+    with FaultyServer(broken) as server:
         monkeypatch.setattr(sys, "argv", ["ken", "audit", "reading", *given, "--base-url", server.base_url])
-        main()
+        with pytest.raises(SystemExit) as ended:
+            main()
     assert ended.value.code == 1
     assert "calls failed (" in capsys.readouterr().err
     assert (tmp_path / "out" / ANSWERS).is_file()
