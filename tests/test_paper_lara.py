@@ -41,15 +41,15 @@ def test_examples_hold_no_word_that_the_model_lacks_and_only_answers_are_learnt(
     world = ReportsWorld(config.world)
     tokenizer = build_tokenizer(world)
     stages = pretraining_stages(config, world, tokenizer)
-    assert [len(stage) for stage in stages] == [32, 240, 16, 8]
+    assert [len(stage) for stage in stages] == [272, 16, 8]
     for example in (e for stage in stages for e in stage):
         assert tokenizer.unk_token_id not in example.ids
         assert len(example.ids) <= config.context
         assert not example.learn[0]
-    learnt = [tokenizer.decode([i for i, learn in zip(e.ids, e.learn, strict=True) if learn]) for e in stages[1][:50]]
-    assert all(text.startswith("<think>") and text.endswith("</answer> <eos>") for text in learnt)
+    learnt = [tokenizer.decode([i for i, learn in zip(e.ids, e.learn, strict=True) if learn]) for e in stages[0][:50]]
+    assert sum(text.startswith("<think>") and text.endswith("</answer> <eos>") for text in learnt) > 25
     assert any(NOT_STATED in text for text in learnt)
-    assert any(f"{WHOLE.token} <information>" in tokenizer.decode(e.ids) for e in stages[2])
+    assert any(f"{WHOLE.token} <information>" in tokenizer.decode(e.ids) for e in stages[1])
 
 
 def test_a_full_models_longest_example_fits_its_context() -> None:
