@@ -112,7 +112,8 @@ def build_tokenizer(world: ReportsWorld) -> Any:
 
 def pretraining_stages(config: ReportsBaseConfig, world: ReportsWorld, tokenizer: Any) -> list[list[Example]]:
     """All examples, each to be shown once: from a few facts to the longest whole reports, since reading must form where
-    there is little to read. Quotes stand among the questions about few facts: before them, what they taught was lost."""
+    there is little to read. Quotes stand among the questions about few facts: before them, what they taught was
+    lost."""
     rng = np.random.default_rng(derive_seed("reports base", config.seed))
     stages = [
         [*quoting(world, config.quotes, rng), *_examples(world, config.facts, config.asked[0], rng, "facts")],
