@@ -42,10 +42,11 @@ format: setup ## let ruff mend what it can
 docs: setup ## build the documentation into site/, strictly and without the network; open site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-bench: setup ## measure against peers and rewrite bench/RESULTS.md, TRAINING.md and SERVING.md
+bench: setup ## measure against peers and rewrite bench/RESULTS.md, TRAINING.md, SERVING.md and GRAPH.md
 	$(BIN)/python bench/search.py --write
 	$(BIN)/python bench/training.py --write
 	$(BIN)/python bench/serving.py --write
+	$(BIN)/python bench/graph.py --write
 
 claims: setup ## check the claims of every paper that runs, one process a paper; goes on where it stopped
 	@failed=0; for slug in $$($(BIN)/python -c 'from ken.papers.catalogue import rows; print(*rows())'); do \

@@ -7,8 +7,9 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from inspect import isawaitable
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,17 @@ SECONDS = 60  # most that anything may take on a busy machine; all waits end as 
 @contextmanager
 def running(service: Service, **options: Any) -> Iterator[str]:
     """The application over `service`, with options of `create_app`, on loopback; yields its address."""
+    with loopback(create_app(service, **options)) as address:
+        yield address
+
+
+@contextmanager
+def loopback(app: Any) -> Iterator[str]:
+    """An ASGI application in a thread of this process; yields its address."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(
             uvicorn.Config(
-                create_app(service, **options),
+                app,
                 log_level="critical",
                 timeout_keep_alive=75,
                 timeout_graceful_shutdown=3,  # for event streams that a test leaves open
@@ -42,6 +50,49 @@ def running(service: Service, **options: Any) -> Iterator[str]:
             server.should_exit = True
             thread.join(SECONDS)
             assert not thread.is_alive(), "the server did not end"
+
+
+@contextmanager
+def sparql_endpoint(store: Any, instead: Callable[[int, str], Any] = lambda number, query: None) -> Iterator[Asked]:
+    """A SPARQL 1.1 endpoint over a store of pyoxigraph.
+
+    instead: given the number of the request (from 0) and the query, the Starlette response to send, or None for the
+    store's; it may be a coroutine.
+    """
+    import pyoxigraph
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import PlainTextResponse, Response
+    from starlette.routing import Route
+
+    asked = Asked()
+
+    async def answer(request: Request) -> Response:
+        query = str((await request.form())["query"])
+        asked.queries.append(query)
+        asked.headers.append(dict(request.headers))
+        reply = instead(len(asked.queries) - 1, query)
+        if (reply := await reply if isawaitable(reply) else reply) is not None:
+            return reply
+        try:
+            results = store.query(query).serialize(format=pyoxigraph.QueryResultsFormat.JSON)
+        except SyntaxError as error:
+            return PlainTextResponse(str(error), 400)
+        return Response(results, media_type="application/sparql-results+json")
+
+    with loopback(Starlette(routes=[Route("/sparql", answer, methods=["POST"])])) as address:
+        asked.url = f"{address}/sparql"
+        yield asked
+
+
+class Asked:
+    """An endpoint's address, and what it was asked."""
+
+    url = ""
+
+    def __init__(self) -> None:
+        self.queries: list[str] = []
+        self.headers: list[dict[str, str]] = []
 
 
 class KenServe:

@@ -233,7 +233,7 @@ def test_a_folder_in_use_is_refused(tmp_path):
         ({"threshold": 1.5}, "threshold is 1.5"),
         ({"threshold": float("nan")}, "threshold is nan"),
         ({"strategies": "direct,psychic"}, "no strategy 'psychic'"),
-        ({"strategies": ["rag"]}, "no index was given, and 'rag' must search"),
+        ({"strategies": ["rag"]}, "no index was given, and 'rag' needs one"),
         ({"top_k": 0}, "top_k is 0"),
         ({"index": 3}, "not int"),
     ],

@@ -56,12 +56,24 @@ FAULTS: dict[str, Action] = {
     "hangs": Hang(),
     "drips": Drip(),
 }
+HTTP = ["httpx"]  # the client of the test at hand
+
+
+@pytest.fixture(params=["httpx", "aiohttp"], autouse=True)
+def http(request: pytest.FixtureRequest) -> str:
+    """Both clients survive and report the same."""
+    if request.param == "aiohttp":
+        pytest.importorskip("aiohttp", reason="the faster client needs it")
+    HTTP[0] = request.param
+    return str(request.param)
+
+
 SILENT = {"hangs", "drips"}  # these end by our own timeout, which is then short
 
 
 def model_of(server: FaultyServer, **options: Any) -> EndpointModel:
     options = {"timeout": 30, "backoff_base": 0.005, "backoff_cap": 0.02, **options}
-    return EndpointModel("m", base_url=server.base_url, **options)
+    return EndpointModel("m", base_url=server.base_url, http=HTTP[0], **options)  # type: ignore[arg-type]
 
 
 async def answer(model: EndpointModel, text: str = "hello", **sampling: Any) -> Generation:
@@ -134,7 +146,7 @@ def test_a_server_that_is_not_there_is_reported_soon():
     url = refused_url()
     started = time.perf_counter()
     with pytest.raises(ModelError, match="check that the server is running") as caught:
-        asyncio.run(answer(EndpointModel("m", base_url=url, backoff_base=0.01)))
+        asyncio.run(answer(EndpointModel("m", base_url=url, backoff_base=0.01, http=HTTP[0])))
     assert url in str(caught.value)
     assert time.perf_counter() - started < 10
 

@@ -21,7 +21,8 @@ from ken.sources.search.index import Index
 PRELUDE = """
 import sys
 from ken.core import Passage
-from ken.sources.search import index as module, storage
+from ken.sources import generations
+from ken.sources.search import index as module
 from ken.sources.search.index import Index
 
 def here():
@@ -72,7 +73,7 @@ MOMENTS = {
     "between writing the manifest and renaming it": (
         "original = module.write_manifest\n"
         "def write(*args):\n"
-        "    storage.Path.replace = lambda *_: here()\n"
+        "    generations.Path.replace = lambda *_: here()\n"
         "    original(*args)\n"
         "module.write_manifest = write\n"
         'Index.build(documents("new", 15_000), sys.argv[1])'
@@ -103,7 +104,7 @@ def test_a_killed_first_build_says_so_and_a_second_run_completes(tmp_path: Path,
 
 def test_a_build_killed_after_the_switch_has_built(tmp_path: Path) -> None:
     Index.build(OLD, tmp_path / "i")
-    kill('storage._remove = lambda *_: here()\nIndex.build(documents("new", 60), sys.argv[1])', tmp_path / "i")
+    kill('generations._remove = lambda *_: here()\nIndex.build(documents("new", 60), sys.argv[1])', tmp_path / "i")
     assert len(generations(tmp_path / "i")) == 2
     assert len(Index.open(tmp_path / "i")) == 60
     Index.build(OLD, tmp_path / "i")
@@ -141,7 +142,7 @@ def test_a_second_writer_is_told_to_wait_while_readers_go_on(tmp_path: Path) -> 
 
 
 def test_a_first_build_killed_before_it_marked_the_folder_can_be_run_again(tmp_path: Path) -> None:
-    kill("storage.write_manifest = lambda *_: here()\nIndex.build([], sys.argv[1])", tmp_path / "i")
+    kill("generations.Generations.write = lambda *_: here()\nIndex.build([], sys.argv[1])", tmp_path / "i")
     assert [entry.name for entry in (tmp_path / "i").iterdir()] == [".lock"]
     assert len(Index.build(OLD, tmp_path / "i")) == 50
 

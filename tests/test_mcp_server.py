@@ -271,7 +271,7 @@ def test_without_an_index_it_answers_from_the_model_alone(upstream: FaultyServer
         audit = await client.call_tool("audit_question", {**question, "answers": ["Lima"], "samples": 1})
         assert [s["strategy"] for s in (audit.structured_content or {})["strategies"]] == ["direct"]
         asked = {**question, "answers": ["Lima"], "strategies": ["rag"]}
-        assert "rag search, but" in text_of(await client.call_tool("audit_question", asked))
+        assert "has no index, and 'rag' needs one" in text_of(await client.call_tool("audit_question", asked))
 
     within(lambda: Client(StdioServerParameters(command=alone[0], args=alone[1:], env=environment())), body)
 

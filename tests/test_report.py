@@ -12,7 +12,7 @@ import pytest
 from test_audit_measure import ATTEMPTS, OSLO, PARIS, SETTINGS, attempt
 
 from ken.auditing import AuditSettings, measure
-from ken.auditing.charts import accuracy_against_searches
+from ken.auditing.charts import accuracy_against_lookups
 from ken.auditing.html import render_html
 from ken.core import Passage, Search, Trajectory
 
@@ -91,7 +91,7 @@ def test_it_needs_nothing_from_outside_and_runs_nothing():
 def test_it_shows_the_numbers_of_the_report():
     text = page().text
     assert "The model can answer 50%" in re.sub(r"\s+", " ", text)
-    for heading in ("Strategies", "Accuracy and searches", "Decisions", "Calibration", "Cost", "Worth a look"):
+    for heading in ("Strategies", "Accuracy and what it costs", "Decisions", "Calibration", "Cost", "Worth a look"):
         assert heading in text
     assert "1 of 5 questions have no accepted answer" in text
 
@@ -123,14 +123,14 @@ def test_every_step_of_an_example_is_shown():
         pytest.param(
             [t.model_copy(update={"question": t.question.model_copy(update={"answers": ()})}) for t in ATTEMPTS],
             SETTINGS,
-            ["Accuracy and searches", "Decisions", "Calibration"],
+            ["Accuracy and what it costs", "Decisions", "Calibration"],
             ["Cost", "No question has an accepted answer"],
             id="no golds",
         ),
         pytest.param(
             [t.model_copy(update={"steps": (), "error": "it is down"}) for t in ATTEMPTS],
             SETTINGS,
-            ["Accuracy and searches", "Decisions", "Calibration", "Cost"],
+            ["Accuracy and what it costs", "Decisions", "Calibration", "Cost"],
             ["Failed attempts", "it is down", "No closed-book attempt was answered"],
             id="all failed",
         ),
@@ -176,7 +176,7 @@ LABEL = re.compile(r'<text class="label" x="([\d.-]+)" y="([\d.-]+)">([^<]*)</te
     ],
 )
 def test_labels_of_the_chart_do_not_cover_each_other_or_leave_the_chart(points):
-    svg = str(accuracy_against_searches(points))
+    svg = str(accuracy_against_lookups(points))
     boxes = sorted((float(y), float(x), float(x) + 7 * len(text), text) for x, y, text in LABEL.findall(svg))
     assert {name for *_, text in boxes for name in text.split(", ")} == {name for name, *_ in points}
     for y, left, right, _ in boxes:
@@ -190,7 +190,7 @@ def test_labels_of_the_chart_do_not_cover_each_other_or_leave_the_chart(points):
 
 
 def test_strategies_at_the_same_place_share_one_point():
-    svg = str(accuracy_against_searches([("direct", 0.0, 0.4), ("search", 0.0, 0.4)]))
+    svg = str(accuracy_against_lookups([("direct", 0.0, 0.4), ("search", 0.0, 0.4)]))
     assert svg.count("<circle") == 1
     assert "direct, search" in svg
 

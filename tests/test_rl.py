@@ -386,7 +386,7 @@ def test_rollouts_of_vllm_are_weighed_by_how_likely_the_policy_finds_them(
     trainer.vllm_generation, trainer._last_loaded_step = Off(model), -1
     trainer.vllm_importance_sampling_clip_max = 2.0
     backend = model.tokenizer.backend_tokenizer
-    model.decoder = VllmDecoder(trainer.vllm_generation, backend, end_ids=model.end_ids, limit=model.limit)
+    model.writer = VllmDecoder(trainer.vllm_generation, backend, end_ids=model.end_ids, limit=model.limit)
     batch = trainer._generate_and_score_completions([])
     mask = batch["tool_mask"].bool()
     ratio = batch["importance_sampling_ratio"][mask]

@@ -49,7 +49,7 @@ def model(tmp_path: Path) -> LocalModel:
 
 def with_vllm(model: LocalModel, generation: Generation) -> None:
     backend = model.tokenizer.backend_tokenizer
-    model.decoder = VllmDecoder(generation, backend, end_ids=model.end_ids, limit=model.limit)
+    model.writer = VllmDecoder(generation, backend, end_ids=model.end_ids, limit=model.limit)
 
 
 @pytest.mark.parametrize("stop", [(), ("e",), ("</answer>", "a")])
@@ -84,8 +84,8 @@ def test_an_agent_of_several_turns_rolls_out_through_it(model: LocalModel) -> No
 def test_rows_sampled_in_different_ways_are_different_calls(model: LocalModel) -> None:
     with_vllm(model, generation := Generation(model))
     rows = [Row((5, 6), Sampling(temperature=t, max_tokens=3, seed=i)) for i, t in enumerate([0.0, 1.0, 0.0])]
-    assert model.decoder is not None
-    model.decoder(rows)
+    assert model.writer is not None
+    model.writer(rows)
     assert [(call["prompts"], call["temperature"]) for call in generation.calls] == [(2, 0.0), (1, 1.0)]
     assert all(row.ended == "length" and len(row.ids) == 3 for row in rows)
     assert (generation.temperature, generation.top_p, generation.max_completion_length) == (0.9, 0.5, 77)

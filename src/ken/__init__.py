@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from ken.core import Question as Question
     from ken.core import Sampling as Sampling
     from ken.core import Trajectory as Trajectory
-    from ken.models import load_model as load_model
     from ken.papers.catalogue import load_paper as load_paper
     from ken.papers.reproduce import reproduce as reproduce
+    from ken.probing.loading import load_model as load_model
     from ken.sources.search.index import Index as Index
     from ken.training.train import train as train
 
@@ -34,7 +34,7 @@ _HOMES = {
     "ask_async": "ken.agents.ask",
     "audit": "ken.auditing",
     "load_audit": "ken.auditing",
-    "load_model": "ken.models",
+    "load_model": "ken.probing.loading",
     "load_paper": "ken.papers.catalogue",
     "reproduce": "ken.papers.reproduce",
     "rescore": "ken.auditing",

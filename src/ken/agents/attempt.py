@@ -82,15 +82,21 @@ class Attempt:
         return whole
 
     async def aside(
-        self, instruction: Instruction, text: str, *, stop: tuple[str, ...] = (), sampling: Sampling | None = None
+        self,
+        instruction: Instruction,
+        text: str,
+        *,
+        stop: tuple[str, ...] = (),
+        sampling: Sampling | None = None,
+        model: Model | None = None,
     ) -> Generation:
         """Ask the model something in a conversation of its own: the running one does not see it. Many may be awaited
-        at once; the record holds them in the order in which they were begun. sampling: instead of the attempt's.
-        Raises `ModelError`."""
+        at once; the record holds them in the order in which they were begun. sampling, model: instead of the
+        attempt's. Raises `ModelError`."""
         record: list[Segment] = []
         self._segments.append(record)
         messages = [Message("system", instruction), Message("user", text)]
-        generation = await self._call(messages, self._seeded(sampling or self.sampling, stop))
+        generation = await self._call(messages, self._seeded(sampling or self.sampling, stop), model)
         self._usage += generation.usage
         record.append(Segment(role="prompt", text=generation.prompt_text, token_ids=generation.prompt_token_ids))
         record.append(_policy(generation))
@@ -118,8 +124,8 @@ class Attempt:
         self._messages.append(Message("policy", generation.text, generation.token_ids))
         return generation
 
-    async def _call(self, messages: list[Message], sampling: Sampling) -> Generation:
-        (generation,) = await self.model.generate(messages, sampling=sampling)
+    async def _call(self, messages: list[Message], sampling: Sampling, model: Model | None = None) -> Generation:
+        (generation,) = await (model or self.model).generate(messages, sampling=sampling)
         return _encodable(generation)
 
     async def _watched_call(self, sampling: Sampling, watch: Watch) -> Generation:
@@ -147,22 +153,27 @@ class Attempt:
         self._messages.append(Message("observation", content))
         self._pending.append(content)
 
-    async def search(self, query: str) -> tuple[Passage, ...] | None:
+    async def search(
+        self, query: str, *, k: int | None = None, steps: list[Step] | None = None
+    ) -> tuple[Passage, ...] | None:
         """Search and note both steps. None when the search engine failed, which is noted as an error observation.
 
+        k: passages, by default `top_k` of the sources. steps: where they are noted, for searches that run at once and
+        would come between each other's steps; by default in the record.
         Raises `SourceError` when there is no search engine.
         """
         retriever = self.sources.search
         if retriever is None:
             raise SourceError(f"the strategy {self.strategy!r} searches, but there is no index; give one with --index")
-        self.steps.append(Search(query=query))
+        steps = self.steps if steps is None else steps
+        steps.append(Search(query=query))
         self._usage += Usage(search_calls=1)
         try:
-            passages = tuple(await retriever.search(query, self.sources.top_k))
+            passages = tuple(await retriever.search(query, k or self.sources.top_k))
         except SourceError as error:
-            self.steps.append(Observation(note=str(error), error=True))
+            steps.append(Observation(note=str(error), error=True))
             return None
-        self.steps.append(Observation(passages=passages))
+        steps.append(Observation(passages=passages))
         return passages
 
     def count(self, usage: Usage) -> None:

@@ -34,16 +34,17 @@ async def neighbours(
     attempt: Attempt, entity: Entity, relation: Relation, *, limit: int, seed: int = 0
 ) -> tuple[tuple[Triple, ...], Neighbours]:
     """The triples to the entities at the other end of a relation, and what the graph said of them. A triple's relation
-    is the graph's name for it. Raises `SourceError`."""
+    is the graph's name for it, its label what people call it. Raises `SourceError`."""
     graph = graph_of(attempt)
     attempt.steps.append(GraphQuery(entity=entity, relation=relation.name, direction=relation.direction))
     attempt.count(Usage(graph_calls=1))
     found = await graph.neighbours(entity.id, relation.name, relation.direction, limit=limit, seed=seed)
     out = relation.direction == "out"
+    other_name = relation.label if relation.label != relation.name else ""
     triples = tuple(
-        Triple(subject=entity, relation=relation.name, object=other)
+        Triple(subject=entity, relation=relation.name, label=other_name, object=other)
         if out
-        else Triple(subject=other, relation=relation.name, object=entity)
+        else Triple(subject=other, relation=relation.name, label=other_name, object=entity)
         for other in found.entities
     )
     cut = "" if found.total is None or found.total == len(triples) else f"{len(triples)} of {found.total:,}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ken.models.conversation import Instruction
 
 CLOSED = Instruction(
@@ -11,6 +13,15 @@ CLOSED = Instruction(
         "on it, between <think> and </think>. Then give the answer itself, as short as possible and without "
         "explanation, between <answer> and </answer>, for example <answer> Lisbon </answer>. If you are not sure, give "
         "your best guess."
+    ),
+)
+
+CLOSED_BRIEF = Instruction(
+    token="<io>",
+    text=(
+        "Answer the user's question from what you already know; you cannot look anything up. Do not reason, explain or "
+        "show any work: give only the answer itself, as short as possible, between <answer> and </answer>, for example "
+        "<answer> Lisbon </answer>. If you are not sure, give your best guess."
     ),
 )
 
@@ -64,6 +75,28 @@ DECIDE = Instruction(
         "<assessment>no</assessment> if the answer should be looked up."
     ),
 )
+
+CHOOSABLE = {
+    "inside": "if your own knowledge is enough",
+    "search": "if it should be looked up in documents, with a search engine",
+    "graph": "if it should be looked up in a knowledge graph, by following relations from the things it names",
+    "tools": "if it should be computed, by running code or with other tools",
+}
+"""Where an answer may come from, and when."""
+
+
+def choose(sources: Sequence[str]) -> Instruction:
+    """Asks where to look, of several `sources` (keys of `CHOOSABLE`)."""
+    ways = [f"<assessment>{name}</assessment> {CHOOSABLE[name]}" for name in sources]
+    return Instruction(
+        token="<choose>",
+        text=(
+            "Do not answer the user's question. Judge where its answer should come from. Reason step by step about "
+            "what you remember, how sure you are of it, and what kind of question this is. Then end with your "
+            f"verdict, exactly one of: {'; '.join(ways)}."
+        ),
+    )
+
 
 # What follows is put into the model's own running turn, hence the blank lines around it.
 

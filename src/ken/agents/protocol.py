@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from ken.core import Answer, Decision, Malformed, Passage, Search, Step, Thought
+from ken.core import Answer, Decision, Malformed, Origin, Passage, Search, Step, Thought
 
 _BLOCK = re.compile(r"<(think|search|answer|assessment)>(.*?)</\1>", re.DOTALL)
 _ACTION = re.compile(r"<(search|answer)>(.*?)</\1>", re.DOTALL)
@@ -120,20 +120,25 @@ def parse_answer(text: str) -> Answer | Malformed:
     return Answer(text=content) if content else Malformed(text=text, problem="an empty answer")
 
 
-def parse_decision(text: str) -> Decision | Malformed:
+def parse_decision(text: str, sources: Sequence[Origin] = ()) -> Decision | Malformed:
     """The verdict of a decision turn: exactly one `<assessment>` outside of `<think>`, saying yes or no (card 01,
-    s_decide).
+    s_decide), or, of several `sources`, which.
     """
     outside = _THINK.sub(lambda match: " " * len(match[0]), text)  # of equal length, so that places agree
     verdicts = list(_ASSESSMENT.finditer(outside))
     if len(verdicts) != 1:
         problem = f"{len(verdicts)} <assessment> blocks" if verdicts else "no <assessment> outside of <think>"
         return Malformed(text=text, problem=problem)
-    return _verdict(verdicts[0][1].strip(), rationale=_rationale(text[: verdicts[0].start()]))
+    return _verdict(verdicts[0][1].strip(), rationale=_rationale(text[: verdicts[0].start()]), sources=sources)
 
 
-def _verdict(content: str, rationale: str) -> Decision | Malformed:
+def _verdict(content: str, rationale: str, sources: Sequence[Origin] = ()) -> Decision | Malformed:
     word = content.lower().rstrip(" .!")
+    if sources:
+        chosen = next((source for source in sources if source == word), None)
+        if chosen is None:
+            return Malformed(text=content, problem=f"an <assessment> that is none of {', '.join(sources)}")
+        return Decision(knows=chosen == "inside", source=chosen, rationale=rationale)
     if word not in {"yes", "no"}:
         return Malformed(text=content, problem="an <assessment> that is neither yes nor no")
     return Decision(knows=word == "yes", rationale=rationale)

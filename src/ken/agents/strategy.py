@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import ClassVar
 
 from ken.agents.attempt import Attempt
 from ken.agents.watch import Watch
-from ken.core import BadInput, ModelError, Question, Sampling, SourceError, Trajectory
+from ken.core import BadInput, ModelError, Origin, Question, Sampling, SourceError, Trajectory
 from ken.models import Model
 from ken.sources import Sources
 from ken.sources.search.protocol import Library
@@ -47,6 +47,14 @@ class Strategy(ABC):
             attempt.error = str(error)
         return attempt.trajectory()
 
+    def lacks(self, there: Collection[Origin]) -> str | None:
+        """What this strategy needs and is not among the sources that are there, in words; None when it can work."""
+        if self.needs_search and "search" not in there:
+            return "index"
+        if self.needs_graph and "graph" not in there:
+            return "knowledge graph"
+        return None
+
     @abstractmethod
     async def solve(self, attempt: Attempt) -> None:
         """Work on `attempt` until it has an answer or gives up."""
@@ -55,16 +63,16 @@ class Strategy(ABC):
 def check_sources(strategies: Iterable[Strategy], sources: Sources) -> None:
     """Raise `BadInput` when a strategy needs a source that there is not."""
     chosen = list(strategies)
-    if sources.search is None and (searching := [s.name for s in chosen if s.needs_search]):
-        raise BadInput(f"no index was given, and {_names(searching)} must search; name one, or use only 'direct'")
-    if not isinstance(sources.search, Library) and (reading := [s.name for s in chosen if s.needs_documents]):
+    lacking: dict[str, list[str]] = {}
+    for strategy in chosen:
+        if (lack := strategy.lacks(sources.there)) is not None:
+            lacking.setdefault(lack, []).append(repr(strategy.name))
+    for lack, names in lacking.items():
+        verb = "needs" if len(names) == 1 else "need"
+        raise BadInput(f"no {lack} was given, and {', '.join(names)} {verb} one; name one, or use only 'direct'")
+    if not isinstance(sources.search, Library) and (reading := [repr(s.name) for s in chosen if s.needs_documents]):
         name = getattr(sources.search, "name", "the source")
         raise BadInput(
-            f"{name} gives only passages, and {_names(reading)} must read whole documents; name the folder of an index"
+            f"{name} gives only passages, and {', '.join(reading)} must read whole documents; name the folder of an "
+            "index"
         )
-    if sources.graph is None and (walking := [s.name for s in chosen if s.needs_graph]):
-        raise BadInput(f"no knowledge graph was given, and {_names(walking)} must walk one; name one with --graph")
-
-
-def _names(names: list[str]) -> str:
-    return ", ".join(map(repr, names))

@@ -20,7 +20,8 @@ from ken.auditing.run import DIRECT, Progress, run_audit
 from ken.auditing.verdicts import NO_VERDICTS, judge_answers, read_verdicts
 from ken.core import BadInput, Question, Sampling
 from ken.core.readers import read_questions
-from ken.models import Model, load_model
+from ken.models import Model
+from ken.probing.loading import load_model, spec_with
 from ken.sources import Sources
 
 STRATEGIES = (DIRECT, "rag", "search", "adaptive")
@@ -72,7 +73,8 @@ def audit(
     )  # the model is named once it is loaded
     # On a cluster this process needs no model, and may be too small for it.
     loaded = load_model(model, **model_options) if isinstance(model, str) and recipe is None else model
-    settings = settings.model_copy(update={"model": loaded.strip() if isinstance(loaded, str) else loaded.spec})
+    spec = spec_with(loaded, model_options.get("decoder")) if isinstance(loaded, str) else loaded.spec
+    settings = settings.model_copy(update={"model": spec})
 
     async def work() -> None:
         try:
@@ -118,8 +120,8 @@ def settings_of(
     sources: Sources,
     *,
     samples: int,
-    threshold: float,
     sampling: Sampling,
+    threshold: float = 0.5,
 ) -> AuditSettings:
     """The settings of an audit of `checked` questions and strategies, for `run_audit`. model: its spec. Raises
     `BadInput` when a strategy needs a source that there is not."""
@@ -171,6 +173,8 @@ def _recipe(model: object, options: dict[str, Any], index: object, top_k: int, g
         raise BadInput(
             "on a cluster the workers load the model and open the index and the graph; name them: a spec, a path or URL"
         )
+    if not isinstance(options.get("decoder"), str | None):
+        raise BadInput("on a cluster the workers load the model with its decoder; give the decoder by its name")
     if not model.strip().startswith(("hf/", "lab/")):  # weights are the workers' business; the rest is told here
         load_model(model, **options)
     return Recipe(model, options, _location(index), top_k, _location(graph))

@@ -6,7 +6,8 @@ CSS classes of the report's template; every text is escaped.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 from markupsafe import Markup, escape
 
@@ -122,18 +123,37 @@ class Plane:
         )
 
 
-def accuracy_against_searches(points: Sequence[tuple[str, float, float]]) -> Markup:
-    """points: (strategy, mean searches per question, accuracy in [0, 1])."""
-    furthest = max([1.0, *(searches for _, searches, _ in points)])
-    plane = Plane("searches per question", "exact match", x_max=_round_up(furthest))
+def accuracy_against_lookups(points: Sequence[tuple[str, float, float]], *, word: str = "searches") -> Markup:
+    """points: (strategy, mean lookups per question, accuracy in [0, 1]). word: what they are."""
+    furthest = max([1.0, *(lookups for _, lookups, _ in points)])
+    plane = Plane(f"{word} per question", "exact match", x_max=_round_up(furthest))
+    _scatter(plane, points, lambda lookups: f"{lookups:.2f} {word} per question")
+    return plane.svg(f"Exact match against {word} per question")
+
+
+def accuracy_against_tokens(points: Sequence[tuple[str, float, float]], front: Sequence[tuple[float, float]]) -> Markup:
+    """points: (strategy, mean tokens per question, accuracy in [0, 1]). front: (tokens, accuracy) of those that none
+    beats, the cheapest first; drawn as the steps below which a strategy is beaten."""
+    furthest = _nice(max([1.0, *(tokens for _, tokens, _ in points)]))
+    plane = Plane("tokens per question", "exact match", x_max=furthest)
+    steps = [(0.0, 0.0)] if front else []
+    for tokens, accuracy in front:
+        steps += [(tokens, steps[-1][1]), (tokens, accuracy)]
+    plane.line([*steps[1:], (furthest, steps[-1][1])] if front else [], "ideal")
+    _scatter(plane, points, lambda tokens: f"{tokens:,.0f} tokens per question")
+    return plane.svg("Exact match against tokens per question")
+
+
+def _scatter(plane: Plane, points: Sequence[tuple[str, float, float]], cost: Callable[[float], str]) -> None:
+    """A dot for each place, with the names of all strategies there."""
     places: dict[tuple[float, float], list[str]] = {}
-    for name, searches, accuracy in points:
-        places.setdefault((round(searches, 2), round(accuracy, 2)), []).append(name)
-    for number, ((searches, accuracy), names) in enumerate(places.items()):
-        note = f"{', '.join(names)}: exact match {accuracy:.2f}, {searches:.2f} searches per question"
-        plane.dot(searches, accuracy, f"s{number % 6}", note=note)
+    for name, spent, accuracy in points:
+        places.setdefault((round(spent, 2), round(accuracy, 2)), []).append(name)
+    for number, ((spent, accuracy), names) in enumerate(places.items()):
+        plane.dot(
+            spent, accuracy, f"s{number % 6}", note=f"{', '.join(names)}: exact match {accuracy:.2f}, {cost(spent)}"
+        )
     plane.labels([(*place, ", ".join(names)) for place, names in places.items()])
-    return plane.svg("Exact match against searches per question")
 
 
 def reliability_diagram(bins: Sequence[tuple[float, float, int]]) -> Markup:
@@ -196,6 +216,12 @@ def _six(low: float, high: float) -> list[Tick]:
 
 def _tick(value: float) -> str:
     return str(escape(f"{value:g}" if abs(value) >= 0.095 or value == 0 else f"{value:.2g}"))
+
+
+def _nice(value: float) -> float:
+    """At least `value`: the next of 1, 2, 5, 10, 20, … so that five ticks fall on round numbers."""
+    size = 10.0 ** math.floor(math.log10(value))
+    return next(step * size for step in (1, 2, 5, 10) if step * size >= value)
 
 
 def _round_up(value: float) -> float:

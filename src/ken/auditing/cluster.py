@@ -16,7 +16,8 @@ from ken.auditing.folder import AuditSettings
 from ken.auditing.run import Job, Ledger, Progress, Streaks, attempt_all
 from ken.core import Question, Trajectory
 from ken.core.scatter import RETRIES, Lost, scatter
-from ken.models import Model, load_model
+from ken.models import Model
+from ken.probing.loading import load_model
 from ken.sources import Sources
 
 SHARD = 128  # attempts a task; those of a lost worker are made again

@@ -20,7 +20,8 @@ from ken.core.answerable import answerable, read_answerable
 from ken.core.frozen import Frozen
 from ken.core.seeding import derive_seed
 from ken.metrics import feasibility as metric
-from ken.models import Model, load_model
+from ken.models import Model
+from ken.probing.loading import load_model
 from ken.training.introspection import Introspector
 from ken.training.self_analysis import Analysis, SelfAnalyser, consensus_histogram, judged, make_up, type_of
 from ken.training.task_pool import InventedTask, TaskPool

@@ -12,6 +12,7 @@ from ken.auditing import charts
 from ken.auditing.report import AuditReport, Boundary, StrategyReport
 from ken.core import Trajectory
 from ken.metrics import SearchUse
+from ken.metrics.source_use import NEEDS
 
 MEANINGS = {
     "needed": "searched, and could not answer alone",
@@ -56,11 +57,15 @@ def _render(template: str, report: AuditReport, trajectories: Iterable[Trajector
         report=report,
         main=main_boundary,
         meanings=MEANINGS,
-        scatter=charts.accuracy_against_searches(
-            [(s.strategy, s.cost.searches, s.em) for s in measured if s.cost and s.em is not None]
+        lookups="lookups" if report.other_sources else "searches",
+        scatter=charts.accuracy_against_lookups(
+            [(s.strategy, s.cost.lookups, s.em) for s in measured if s.cost and s.em is not None],
+            word="lookups" if report.other_sources else "searches",
         )
         if measured
         else "",
+        front=_front(report),
+        sources=_sources(report),
         bars=_bars(report),
         uses=[use.value for use in SearchUse],
         calibrations=[
@@ -78,6 +83,21 @@ def _render(template: str, report: AuditReport, trajectories: Iterable[Trajector
 def main_boundary(strategy: StrategyReport) -> Boundary | None:
     """The boundary by the better oracle: closed-book samples if there are any."""
     return strategy.boundaries[0] if strategy.boundaries else None
+
+
+def _front(report: AuditReport) -> object:
+    if len(report.tradeoffs) < 2:
+        return ""
+    best = sorted((t.tokens, t.accuracy) for t in report.tradeoffs if t.best)
+    return charts.accuracy_against_tokens([(t.strategy, t.tokens, t.accuracy) for t in report.tradeoffs], best)
+
+
+def _sources(report: AuditReport) -> list[str]:
+    """The columns of the table of sources: those that any question needed, or any strategy chose."""
+    if report.sources is None:
+        return []
+    chosen = {c for t in report.sources.strategies.values() for c, row in t.table.items() if any(row.values())}
+    return [need for need in NEEDS if report.sources.needed[need] or need in chosen]
 
 
 def _bars(report: AuditReport) -> object:

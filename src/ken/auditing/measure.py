@@ -18,6 +18,8 @@ from ken.auditing.report import (
     StrategyReport,
 )
 from ken.auditing.run import DIRECT
+from ken.auditing.sourced import source_needs
+from ken.auditing.tradeoff import tradeoffs
 from ken.auditing.verdicts import NO_VERDICTS, Verdicts
 from ken.core import Question, Trajectory
 from ken.metrics import (
@@ -71,6 +73,8 @@ def measure(
         examples=tuple(_examples(greedy, oracles, rates, everything, examples)),
         failures=tuple((t.question.id, _label(t), str(t.error)) for t in everything if t.error is not None),
         notes=(*_notes(questions, settings, oracles, unasked), *judge_notes(judged.values(), settings.judge, verdicts)),
+        tradeoffs=tradeoffs(found),
+        sources=source_needs(found),
     )
 
 
@@ -125,13 +129,14 @@ def _boundary(oracle: str, known: dict[str, bool], attempts: dict[str, Trajector
         questions=len(ids),
         aware=f1_aware(decisions, solvable),
         aware_interval=f1_aware_interval(decisions, solvable),
-        use=count_search_use([len(attempts[i].searches) for i in ids], solvable, right),
+        use=count_search_use([attempts[i].lookups for i in ids], solvable, right),
     )
 
 
 def _cost(ts: Sequence[Trajectory]) -> Cost:
     return Cost(
         searches=fmean(len(t.searches) for t in ts),
+        lookups=fmean(t.lookups for t in ts),
         model_calls=fmean(t.usage.model_calls for t in ts),
         prompt_tokens=fmean(t.usage.prompt_tokens for t in ts),
         completion_tokens=fmean(t.usage.completion_tokens for t in ts),
@@ -218,9 +223,9 @@ def _examples(
 
 
 _KINDS: dict[str, Callable[[Trajectory, bool | None], bool]] = {
-    "harmful": lambda t, known: known is True and bool(t.searches) and not _em(t),
-    "missed": lambda t, known: known is False and not t.searches and not _em(t),
-    "wasted": lambda t, known: known is True and bool(t.searches) and bool(_em(t)),
+    "harmful": lambda t, known: known is True and bool(t.lookups) and not _em(t),
+    "missed": lambda t, known: known is False and not t.lookups and not _em(t),
+    "wasted": lambda t, known: known is True and bool(t.lookups) and bool(_em(t)),
     "malformed": lambda t, known: t.malformed > 0,
 }
 

@@ -15,8 +15,9 @@ class Outcome(Frozen):
     """One strategy's attempt at one question. None where it cannot be said.
 
     right, f1: exact match and token F1 of the answer; None without golds. decides: said that it knows, or, of
-    strategies that do not say, did not search; None for an unreadable verdict. known: the model can answer alone, by
-    the audit's best oracle. solve_rate: share of right closed-book samples. use: what its searches were good for.
+    strategies that do not say, did not search; None for an unreadable verdict. searches: how often it looked outside,
+    in a graph and with tools too. known: the model can answer alone, by the audit's best oracle. solve_rate: share of
+    right closed-book samples. use: what its searches were good for.
     tokens: read and written. error: why the attempt failed; what it came to is then empty.
     """
 
@@ -61,15 +62,14 @@ def _outcome(t: Trajectory, known: bool | None, solve_rate: float | None) -> Out
         return about
     golds = t.question.answers
     right = exact_match(t.answer, golds) if golds else None
-    searched = bool(t.searches)
     return about.model_copy(
         update={
             "answer": t.answer,
             "right": right,
             "f1": token_f1(t.answer, golds) if golds else None,
             "decides": decision_of(t),
-            "searches": len(t.searches),
-            "use": None if known is None or right is None else classify_search(searched, known, right),
+            "searches": t.lookups,
+            "use": None if known is None or right is None else classify_search(t.lookups > 0, known, right),
             "malformed": t.malformed,
             "tokens": t.usage.prompt_tokens + t.usage.completion_tokens,
         }

@@ -5,12 +5,15 @@ from __future__ import annotations
 from ken.auditing.folder import AuditSettings
 from ken.core.frozen import Frozen
 from ken.metrics import AwareScores, Interval, ReliabilityBin, SearchUseCounts
+from ken.metrics.source_use import SourceTable
 
 
 class Cost(Frozen):
-    """Means per question that was answered; seconds are wall time under the audit's concurrency, waiting included."""
+    """Means per question that was answered; lookups are searches, questions to a graph and calls of tools; seconds
+    are wall time under the audit's concurrency, waiting included."""
 
     searches: float
+    lookups: float
     model_calls: float
     prompt_tokens: float
     completion_tokens: float
@@ -46,6 +49,32 @@ class JudgedAccuracy(Frozen):
     answers: int
     unreadable: int
     unjudged: int
+
+
+class Tradeoff(Frozen):
+    """What a strategy's accuracy (exact match) costs on the questions that all strategies of the audit attempted: means
+    of tokens read and written, median of seconds. best: no other strategy is at least as accurate for as few tokens
+    (the Pareto front)."""
+
+    strategy: str
+    questions: int
+    accuracy: float
+    tokens: float
+    seconds_median: float
+    best: bool
+
+
+class SourceNeeds(Frozen):
+    """Which source was needed, where several outside were consulted.
+
+    A source suffices for a question when a strategy that consulted it alone was right; the model itself ("inside") when
+    the oracle says that it can answer alone. needed: questions by what they needed (see `ken.metrics.source_use`).
+    strategies: what each chose, against what was needed.
+    """
+
+    questions: int
+    needed: dict[str, int]
+    strategies: dict[str, SourceTable]
 
 
 class StrategyReport(Frozen):
@@ -128,6 +157,13 @@ class AuditReport(Frozen):
     examples: tuple[Example, ...]
     failures: tuple[tuple[str, str, str], ...]
     notes: tuple[str, ...]
+    tradeoffs: tuple[Tradeoff, ...] = ()
+    sources: SourceNeeds | None = None
+
+    @property
+    def other_sources(self) -> bool:
+        """Whether anything else than a search engine was consulted."""
+        return any(s.cost is not None and s.cost.lookups > s.cost.searches for s in self.strategies)
 
     @property
     def failed(self) -> int:

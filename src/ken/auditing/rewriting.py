@@ -22,7 +22,8 @@ from ken.core.conversation import ConversationTurn, read_turns
 from ken.core.frozen import Frozen
 from ken.metrics import Interval, RankScores, bootstrap_difference
 from ken.metrics.ranks import MEASURES
-from ken.models import Model, load_model
+from ken.models import Model
+from ken.probing.loading import load_model
 from ken.sources import Retriever, Sources
 from ken.sources.search.index import Index, Mode
 from ken.sources.search.ranks import RankService, open_ranks, sort_out

@@ -123,7 +123,7 @@ class Ledger:
         self._log = LogWriter(out / LOG)
         try:
             done, failed_before = _read_status(out)
-            jobs = list(_jobs(questions, strategies, self._settings))
+            jobs = list(jobs_of(questions, strategies, self._settings))
             self.left = sorted((job for job in jobs if job.key not in done), key=lambda job: job.key in failed_before)
             self._found(stopped="")
             self._total, self._finished, self._failed = len(jobs), len(jobs) - len(self.left), 0
@@ -189,7 +189,7 @@ class Job:
         return self.question.id, self.strategy.name, self.sample
 
 
-def _jobs(questions: Iterable[Question], strategies: Sequence[Strategy], settings: AuditSettings) -> Iterator[Job]:
+def jobs_of(questions: Iterable[Question], strategies: Sequence[Strategy], settings: AuditSettings) -> Iterator[Job]:
     """All attempts, question by question, so that an interrupted audit is complete for the questions it has reached."""
     direct = next((s for s in strategies if s.name == DIRECT), None) or load_strategy(DIRECT)
     oracle = settings.sampling.but(temperature=settings.oracle_temperature, top_p=1.0)

@@ -49,7 +49,9 @@ def _assemble() -> None:
         audit,
         demo,
         feasibility,
+        graph,
         index,
+        knowledge,
         lab,
         mcp,
         papers,
@@ -64,11 +66,13 @@ def _assemble() -> None:
 
     app.command("ask")(ask.ask)
     audit.app.command("feasibility")(feasibility.feasibility)
+    audit.app.command("knowledge")(knowledge.knowledge)
     audit.app.command("reading")(reading.reading)
     audit.app.command("rewriting")(rewriting.rewriting)
     app.add_typer(audit.app, name="audit")
     app.command("search")(index.search)
     app.add_typer(index.app, name="index")
+    app.add_typer(graph.app, name="graph")
     app.command("demo")(demo.demo)
     app.add_typer(lab.app, name="lab")
     papers.app.command("add")(papers_feed.add)

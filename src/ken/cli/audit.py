@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ken.auditing import AuditReport, Progress
+    from ken.auditing.report import SourceNeeds
 
 app = typer.Typer(
     help="Measure what a model knows, when it searches, and which searches were needed.",
@@ -165,7 +166,7 @@ def show_report(console: Console, report: AuditReport) -> None:
     for heading in (
         "EM",
         "F1",
-        "searches",
+        "lookups" if report.other_sources else "searches",
         "F1_aware",
         "needed",
         "wasted",
@@ -185,14 +186,39 @@ def show_report(console: Console, report: AuditReport) -> None:
             s.strategy,
             _number(s.em),
             _number(s.f1),
-            _number(s.cost.searches if s.cost else None, 2),
+            _number(s.cost.lookups if s.cost else None, 2),
             _number(boundary.aware.f1 if boundary else None),
             *uses,
             _number(s.cost.prompt_tokens + s.cost.completion_tokens if s.cost else None, 0),
         )
     console.print(table)
+    if best := [t.strategy for t in sorted(report.tradeoffs, key=lambda t: t.tokens) if t.best]:
+        console.print(Text(plain(f"most accurate for their tokens: {', '.join(best)}"), style="dim"))
+    if report.sources is not None:
+        _show_sources(console, report.sources)
     if report.settings.judge:
         _show_judged(console, report)
+
+
+def _show_sources(console: Console, sources: SourceNeeds) -> None:
+    """What the questions needed, and how well each strategy chose."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from ken.cli.plain import plain
+
+    console.print(Text("\nchose first, against what the question needed", style="bold"))
+    needs = [need for need, count in sources.needed.items() if count]
+    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("strategy", no_wrap=True)
+    table.add_column("chose", no_wrap=True)
+    for heading in needs:
+        table.add_column(heading, justify="right")
+    for name, found in sources.strategies.items():
+        for choice, row in found.table.items():
+            if any(row.values()):
+                table.add_row(plain(name), choice, *(str(row[need]) for need in needs))
+    console.print(table)
 
 
 def _show_judged(console: Console, report: AuditReport) -> None:

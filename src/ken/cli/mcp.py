@@ -17,6 +17,7 @@ from ken.core.errors import BadInput, Unsupported
 def mcp(  # noqa: PLR0917 (typer reads the options from the signature)
     model: options.Models = None,
     index: options.Indexes = None,
+    graph: options.Graph = "",
     http: Annotated[bool, typer.Option("--http", help="Streamable HTTP at /mcp, instead of stdin and stdout.")] = False,
     host: Annotated[str, typer.Option(help="For --http: the address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="For --http; 0 picks a free one.")] = 8081,
@@ -28,18 +29,24 @@ def mcp(  # noqa: PLR0917 (typer reads the options from the signature)
     device: options.Device = None,
     timeout: options.Timeout = None,
     control_tokens: options.ControlTokens = None,
+    decoder: options.Decoder = None,
 ) -> None:
     """Serve models and indexes to MCP clients: tools `ask`, `search` and `audit_question`.
 
     A client starts it as a command and talks to it over stdin and stdout; with --http it listens instead.
     """
     from ken.agents.ask import open_sources
-    from ken.models import load_model
+    from ken.probing.loading import load_model
 
     if not model and not index:
         raise BadInput("there is nothing to serve: name a model with --model SPEC, an index with --index DIR, or both")
     given = options.given(
-        base_url=base_url, api_key=api_key, device=device, timeout=timeout, control_tokens=control_tokens
+        base_url=base_url,
+        api_key=api_key,
+        device=device,
+        timeout=timeout,
+        control_tokens=control_tokens,
+        decoder=decoder,
     )
     try:
         import anyio
@@ -54,6 +61,7 @@ def mcp(  # noqa: PLR0917 (typer reads the options from the signature)
         service = Service(
             [load_model(spec, **given) for spec in model or ()],
             indexes=dict(options.named_index(text) for text in index or ()),
+            graph=open_sources(None, top_k, graph or None).graph,
             results=results,
             top_k=top_k,
         )

@@ -66,6 +66,14 @@ ControlTokens = Annotated[
         "--control-tokens", help="For openai/…: the server runs a lab model, which takes instructions as one token."
     ),
 ]
+Decoder = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME[:KEY=VALUE,…]",
+        help="For hf/… and lab/…: choose tokens by lfd, dola, cad, contrastive or greedy instead of the model's own "
+        "logits.",
+    ),
+]
 Temperature = Annotated[float, typer.Option(min=0.0, help="0 is greedy.")]
 MaxTokens = Annotated[int, typer.Option(min=1, help="Most new tokens per model call.")]
 Seed = Annotated[int, typer.Option(help="Of sampling.")]
@@ -84,6 +92,7 @@ _OF_A_MODEL = {
     "concurrency": Concurrency,
     "timeout": Timeout,
     "control_tokens": ControlTokens,
+    "decoder": Decoder,
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,6 +20,7 @@ def serve(  # noqa: PLR0917 (typer reads the options from the signature)
     context: typer.Context,
     model: options.Models = None,
     index: options.Indexes = None,
+    graph: options.Graph = "",
     strategy: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Offer only this one; may be repeated. Default: all.")
     ] = None,
@@ -55,12 +56,14 @@ def serve(  # noqa: PLR0917 (typer reads the options from the signature)
     device: options.Device = None,
     timeout: options.Timeout = None,
     control_tokens: options.ControlTokens = None,
+    decoder: options.Decoder = None,
 ) -> None:
     """Serve models and indexes: web pages, and an OpenAI-compatible API that searches when the model does not know.
 
     Requests are logged to standard error, a line of JSON each, without questions and answers unless asked for.
     """
-    from ken.models import load_model
+    from ken.agents.ask import open_sources
+    from ken.probing.loading import load_model
 
     if max_request <= 0 or max_upload <= 0:
         raise BadInput("--max-request and --max-upload are in MiB and must be more than 0")
@@ -82,7 +85,12 @@ def serve(  # noqa: PLR0917 (typer reads the options from the signature)
         upload_bytes=int((max_upload + 1) * MEBIBYTE),
     )
     given = options.given(
-        base_url=base_url, api_key=api_key, device=device, timeout=timeout, control_tokens=control_tokens
+        base_url=base_url,
+        api_key=api_key,
+        device=device,
+        timeout=timeout,
+        control_tokens=control_tokens,
+        decoder=decoder,
     )
     places = Queue(concurrency, queue)
     if any(spec.startswith("openai/") for spec in model or ()):
@@ -91,6 +99,7 @@ def serve(  # noqa: PLR0917 (typer reads the options from the signature)
         # A model behind an address gets as many requests at once as there are questions.
         [load_model(spec, **given, **_at_once(spec, concurrency)) for spec in model or ()],
         indexes=dict(options.named_index(text) for text in index or ()),
+        graph=open_sources(None, top_k, graph or None).graph,
         data=data,
         runs=runs,
         results=results,
@@ -107,8 +116,8 @@ def serve(  # noqa: PLR0917 (typer reads the options from the signature)
     listen(app, host=host, port=port, note=note, queue=places, grace=grace, log=log)
 
 
-def _at_once(spec: str, concurrency: int) -> dict[str, int]:
-    return {"concurrency": concurrency} if spec.startswith("openai/") else {}
+def _at_once(spec: str, concurrency: int) -> dict[str, Any]:
+    return {"concurrency": concurrency, "http": "aiohttp"} if spec.startswith("openai/") else {}
 
 
 def _mail(context: typer.Context) -> Smtp | None:

@@ -12,11 +12,15 @@ if TYPE_CHECKING:
 
     from ken.core import Decision, GraphQuery, Passage, Trajectory
 
+SHOWN = 10  # passages under an answer
 _VERDICTS = {True: "knows", False: "does not know", None: "unreadable verdict"}
 
 
 def show_answer(console: Console, trajectory: Trajectory) -> None:
-    """The decision with its rationale, the answer, and the passages it rests on."""
+    """The decision with its rationale, the answer, and the passages or triples that it rests on."""
+    from ken.agents.graph_explain import kept, origin
+    from ken.core import Answer
+
     if trajectory.decision is not None:
         _line(console, "decision", verdict(trajectory.decision), style="magenta")
         if trajectory.decision.rationale:
@@ -26,8 +30,10 @@ def show_answer(console: Console, trajectory: Trajectory) -> None:
     if cut := max((s.left_out for s in trajectory.steps if s.kind == "observation"), default=0.0):
         _line(console, "left out", _cut(cut), style="yellow")
     answer = trajectory.answer
-    if answer is not None:
+    if answer:
         _line(console, "answer", answer, style="bold green")
+    elif answer is not None:
+        _line(console, "no answer", "nothing that it tried gave one", style="red")
     else:
         written = next((s.text for s in reversed(trajectory.segments) if s.role == "policy"), "")
         _line(
@@ -36,10 +42,17 @@ def show_answer(console: Console, trajectory: Trajectory) -> None:
             f"the model ended without <answer>…</answer>; it wrote: {written.strip() or 'nothing'}",
             style="red",
         )
+    last = next((s for s in reversed(trajectory.steps) if isinstance(s, Answer)), None)
+    if last is not None and last.source is not None and trajectory.consulted:
+        _line(console, "source", origin(last))
+    for depth, triples in enumerate(kept(trajectory), start=1):
+        _line(console, f"hop {depth}", "; ".join(map(str, triples)))
     if trajectory.passages:
         console.print()
-        for number, passage in enumerate(trajectory.passages, start=1):
+        for number, passage in enumerate(trajectory.passages[:SHOWN], start=1):
             console.print(_passage(number, passage))
+        if (more := len(trajectory.passages) - SHOWN) > 0:
+            console.print(f"and {more} more, which --trace shows", style="dim")
 
 
 def show_trace(console: Console, trajectory: Trajectory) -> None:
@@ -63,6 +76,12 @@ def show_trace(console: Console, trajectory: Trajectory) -> None:
                     _line(console, "", str(triple))
                 for number, passage in enumerate(step.passages, start=1):
                     console.print(_passage(number, passage, indent="  "))
+            case "sub_question":
+                _line(console, "part", f"{step.index + 1}. {step.question or step.text}", style="cyan")
+                for candidate in step.candidates:
+                    mark = "✓" if candidate.method == step.chosen else " "
+                    said = candidate.text if not candidate.problem else f"no answer: {candidate.problem}"
+                    _line(console, "", f"{mark} {candidate.method} {candidate.score:.3f}  {said}")
             case "tool_call":
                 _line(console, "tool", f"{step.name} {step.arguments}", style="cyan")
             case "malformed":

@@ -1,8 +1,11 @@
 """Readers for the field's question files and corpora, as they are.
 
 Questions: FlashRAG / Search-R1 jsonl (`id, question, golden_answers, metadata`), TAPO's (`question, golds, source`),
+multiple choice as CommonsenseQA, OpenBookQA (`question: {stem, choices}, answerKey`, or as the hub has them) and MedQA
+(`question, options, answer_idx`) write it, or with a list of `choices`: the candidates stand in `meta["choices"]`;
 HotpotQA (a json array of objects with `_id, question, answer, context, supporting_facts`), MuSiQue jsonl (`id,
-question, answer, answer_aliases, paragraphs`), and plain text, one question a line. Corpora: jsonl `{"id", "contents"}`
+question, answer, answer_aliases, paragraphs`), pairs of texts (`text_a, text_b, label`), and plain text, one question a
+line; what is jsonl may be csv with a line of names. Corpora: jsonl `{"id", "contents"}`
 (FlashRAG / Search-R1; a quoted first line is the title) or `{"id", "title", "text"}`, and the contexts inside HotpotQA
 and MuSiQue question files.
 
@@ -12,6 +15,7 @@ with file, line and what was expected; pass a list as `bad` to collect such erro
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import math
@@ -23,6 +27,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ken.core.errors import BadInput, DataError
+from ken.core.pairs import DIFFERENT, SAME, pair_question
 from ken.core.question import Question
 from ken.core.steps import Passage
 
@@ -94,7 +99,9 @@ def _records(path: Path, bad: list[DataError] | None) -> Iterator[tuple[int, Rec
         reason = getattr(error, "strerror", None) or error
         raise BadInput(f"{path} cannot be read ({reason}); check the path and its permissions") from error
     plain = path.suffix == ".txt"
-    if head.startswith(b"[") and not plain:
+    if path.suffix == ".csv":
+        yield from _rows(path, bad)
+    elif head.startswith(b"[") and not plain:
         yield from _array(path, bad)
     else:
         yield from _lines(path, bad, plain=plain)
@@ -121,6 +128,22 @@ def _lines(path: Path, bad: list[DataError] | None, *, plain: bool) -> Iterator[
                 if not isinstance(record, dict):
                     raise _Problem(f"expected a JSON object, found {_kind(record)}")
                 yield number, record
+
+
+def _rows(path: Path, bad: list[DataError] | None) -> Iterator[tuple[int, Record]]:
+    """A csv file with a line of names; a record is reported by the line on which it ends."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = csv.DictReader(file, strict=True)
+            for row in rows:
+                with _Reporting(path, rows.line_num, bad):
+                    if None in row or None in row.values():
+                        raise _Problem(f"expected {len(rows.fieldnames or ())} fields, as the first line names")
+                    yield rows.line_num, dict(row)
+    except UnicodeDecodeError as error:
+        raise DataError(path, 1, _not_utf8(error)) from error
+    except csv.Error as error:
+        raise DataError(path, rows.line_num, f"not csv ({error})") from error
 
 
 def _array(path: Path, bad: list[DataError] | None) -> Iterator[tuple[int, Record]]:
@@ -169,8 +192,12 @@ def _finite(number: str) -> float:
 
 
 def _question(record: Record, line: int) -> Question:
-    text = _take(record, "question", str)
+    if "text_a" in record:
+        return _pair(record, line)
     identifier = _identifier(record) or f"line-{line}"
+    if (options := _options(record)) is not None:
+        return _multiple_choice(record, options, identifier)
+    text = _take(record, "question", str)
     if "paragraphs" in record:
         paragraphs = _take(record, "paragraphs", list)
         answers = [record.get("answer"), *_list(record, "answer_aliases")]  # the test split has neither
@@ -200,6 +227,61 @@ def _question(record: Record, line: int) -> Question:
     if not isinstance(meta, dict):
         raise _Problem(f"expected 'metadata' to be an object, found {_kind(meta)}")
     return Question(id=identifier, text=text, answers=tuple(dict.fromkeys(golds)), meta=meta)
+
+
+def _pair(record: Record, line: int) -> Question:
+    label = str(record.get("label", "")).strip().lower()
+    if label not in _LABELS:
+        raise _Problem(f"expected 'label' to be 1 or same, 0 or different, or nothing, found {label!r}")
+    texts = [_take(record, key, str) for key in ("text_a", "text_b")]
+    if not all(text.strip() for text in texts):
+        raise _Problem("a text of the pair is empty; expected 'text_a' and 'text_b'")
+    return pair_question(_identifier(record) or f"line-{line}", *texts, same=_LABELS[label])
+
+
+_LABELS = {"1": True, SAME: True, "0": False, DIFFERENT: False, "": None, "none": None}
+
+
+def _options(record: Record) -> Any:
+    """Where the candidates of a multiple-choice question are, None when it is none."""
+    asked = record.get("question")
+    if isinstance(asked, dict):  # CommonsenseQA, OpenBookQA
+        return asked.get("choices")
+    return record.get("options") or record.get("choices")
+
+
+def _multiple_choice(record: Record, options: Any, identifier: str) -> Question:
+    asked = record.get("question", record.get("question_stem"))
+    stem = asked.get("stem") if isinstance(asked, dict) else asked
+    if not isinstance(stem, str):
+        raise _Problem("expected the question as a string, or its 'stem'")
+    if isinstance(options, dict) and {"label", "text"} <= options.keys():  # columns, as on the hub
+        if not (isinstance(options["label"], list) and isinstance(options["text"], list)):
+            raise _Problem("expected 'label' and 'text' of the choices to be lists")
+        options = [{"label": a, "text": b} for a, b in zip(options["label"], options["text"], strict=False)]
+    if isinstance(options, dict):  # MedQA
+        options = [{"label": key, "text": text} for key, text in options.items()]
+    if not isinstance(options, list) or not options:
+        raise _Problem(f"expected the choices to be a list or an object, found {_kind(options)}")
+    labelled: dict[str, str] = {}
+    for place, option in enumerate(options):
+        one = option if isinstance(option, dict) else {"text": option}
+        if not isinstance(one.get("text"), str | int | float) or not str(one["text"]).strip():
+            raise _Problem(f"choice {place + 1} has no text")
+        labelled[str(one.get("label", chr(ord("A") + place)))] = " ".join(str(one["text"]).split())
+    key = next((record[name] for name in ("answerKey", "answer_idx") if record.get(name) not in (None, "")), None)
+    golds: list[str]
+    if key is not None:
+        if str(key) not in labelled:
+            raise _Problem(f"the answer {key!r} is none of the choices {', '.join(labelled)}")
+        golds = [labelled[str(key)]]
+    else:
+        found: Any = next((record[n] for n in ("golden_answers", "golds", "answers", "answer") if n in record), None)
+        golds = [str(one) for one in (found if isinstance(found, list) else [found]) if one not in (None, "")]
+    meta = dict(record.get("metadata") or {})
+    concept = asked.get("question_concept") if isinstance(asked, dict) else record.get("question_concept")
+    meta |= {"question_concept": concept} if isinstance(concept, str) else {}
+    return Question(id=identifier, text=stem, answers=tuple(golds), meta={**meta, "choices": list(labelled.values())})
 
 
 def _document(record: Record, source: str) -> Passage:

@@ -120,6 +120,11 @@ class Trajectory(Frozen):
         return tuple(dict.fromkeys(asked))
 
     @property
+    def lookups(self) -> int:
+        """How often a source outside was asked: searches, questions to a graph, calls of tools."""
+        return sum(s.kind in _ORIGINS for s in self.steps)
+
+    @property
     def malformed(self) -> int:
         """How many outputs did not follow the protocol."""
         return sum(isinstance(s, Malformed) for s in self.steps)

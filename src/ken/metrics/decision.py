@@ -54,10 +54,10 @@ def oracle_greedy(answer: str | None, golds: Sequence[str]) -> bool:
 def decision_of(trajectory: Trajectory) -> bool | None:
     """What the attempt decided: True "I know", False "I must search", None when its verdict could not be read.
 
-    An explicit decision counts; an agent without one decided "I know" iff it made no search call (AdaSearch, F1_aware
-    of Search-R1).
+    An explicit decision counts; an agent without one decided "I know" iff it looked nothing up (AdaSearch, F1_aware of
+    Search-R1; a question to a graph and the call of a tool count like a search).
     """
-    return trajectory.decision.knows if trajectory.decision else not trajectory.searches
+    return trajectory.decision.knows if trajectory.decision else not trajectory.lookups
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ken.core import Usage
+from ken.models.decoder import StepNote
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,7 @@ class Generation:
         distribution when greedy); None when the model does not give them. Concatenated, `tokens` is `text`.
     token_ids, prompt_token_ids: ids sampled, and ids of everything the model saw before them; None for endpoints.
     prompt_text: everything the model saw, as text.
+    trace: what a decoder did, one note a token; None where the model chose from its own logits.
     """
 
     text: str
@@ -60,6 +62,7 @@ class Generation:
     prompt_token_ids: tuple[int, ...] | None = None
     prompt_text: str = ""
     usage: Usage = field(default_factory=Usage)
+    trace: tuple[StepNote, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from torch.nn import functional
 from transformers import DynamicCache
 
 from ken.core import ModelError, Sampling
+from ken.models.decoder import Decoder, StepNote, Steps
 from ken.models.kept_turns import KeptTurns
 from ken.models.one_thread import one_thread
 from ken.models.plain_forward import Forward, plain_forward
@@ -87,7 +88,7 @@ class Row:
     """One sequence being written. `ids`, `tokens`, `logprobs` grow by one entry a step; `ended` is set when it is
     done. `given_up` says when nobody waits for it any more. `known`: how many tokens of the prompt the model had
     processed when it last wrote in this conversation. `on_text` is told the text as it grows, in the thread that
-    decodes.
+    decodes. `contrast`: the second context, for a decoder that needs one; `trace`: what the decoder did, step by step.
     """
 
     prompt: tuple[int, ...]
@@ -96,6 +97,8 @@ class Row:
     known: int = 0
     memory: InitVar[Memory | None] = None
     on_text: Callable[[str], None] | None = None
+    contrast: tuple[int, ...] | None = None
+    trace: list[StepNote] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)
     tokens: list[str] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
@@ -155,11 +158,14 @@ def decode(
     pad_id: int,
     limit: int,
     turns: KeptTurns | None = None,
+    decoder: Decoder | None = None,
 ) -> None:
     """Write all rows to their end.
 
     model: a decoder-only transformers model in eval mode. tokenizer: the `tokenizers.Tokenizer` behind the fast
     tokenizer. turns: what earlier calls left for conversations that go on; what ends at a stop string is added.
+    decoder: makes the logits instead of the model; it sees every conversation from its first token on, so that nothing
+    is taken from earlier turns.
 
     Rows of the same tokens share one place in the batch until they differ: attempts at one question their prompt and as
     much as they agree on, which in a policy that is sure of itself is a lot. Places that are done leave the batch once
@@ -168,21 +174,17 @@ def decode(
     For a small model two threads on one kernel are slower than one, but two threads with half of the rows each are
     faster: where `plain_forward` is used, the rows are shared out.
     """
-    prompts: dict[tuple[int, ...], list[Row]] = {}
+    prompts: dict[tuple[object, ...], list[Row]] = {}
     for row in rows:
-        prompts.setdefault(row.prompt, []).append(row)
+        prompts.setdefault((row.prompt, row.contrast), []).append(row)
     places = list(prompts.values())  # the open rows of each place in the batch
+    write = partial(_decode, model=model, tokenizer=tokenizer, end_ids=end_ids, pad_id=pad_id, limit=limit)
+    if decoder is not None:
+        with decoder.open(model, [shared[0].contrast for shared in places], pad_id) as steps:
+            write(places, forward=steps, turns=None, steps=steps)
+        return
     plain = plain_forward(model)
-    write = partial(
-        _decode,
-        model=model,
-        tokenizer=tokenizer,
-        forward=plain or partial(_forward, model),
-        end_ids=end_ids,
-        pad_id=pad_id,
-        limit=limit,
-        turns=turns,
-    )
+    write = partial(write, forward=plain or partial(whole_forward, model), turns=turns)
     if plain is None:
         write(places)
         return
@@ -217,6 +219,7 @@ def _decode(
     pad_id: int,
     limit: int,
     turns: KeptTurns | None,
+    steps: Steps | None = None,
 ) -> None:
     cache, logits, mask = _prefilled(model, forward, [shared[0] for shared in places], pad_id, turns)
     positions = mask.sum(-1, keepdim=True) - 1
@@ -228,6 +231,10 @@ def _decode(
         owners = [place for place, shared in enumerate(places) for _ in shared]
         which = None if owners == list(range(len(logits))) else torch.tensor(owners, device=logits.device)
         chosen, logprobs = chooser.choose(logits, which)
+        if steps is not None:
+            notes = steps.notes()
+            for row, place in zip(live, owners, strict=True):
+                row.trace.append(notes[place])
         branches: dict[tuple[int, int], list[Row]] = {}
         stopped: dict[int, Row] = {}
         for row, place, token, logprob in zip(live, owners, chosen.tolist(), logprobs.tolist(), strict=True):
@@ -252,6 +259,8 @@ def _decode(
             # Not batch_select_indices, whose way of indexing takes five times as long.
             cache.reorder_cache(select)  # type: ignore[arg-type]
             mask, positions = mask[select], positions[select]
+            if steps is not None:
+                steps.keep(select)
         places = [branches[branch] for branch in ordered]
         tokens = torch.tensor([token for _, token in ordered], device=mask.device)
         mask = torch.cat([mask, mask.new_ones(len(places), 1)], dim=1)
@@ -269,13 +278,13 @@ def _prefilled(
     new = [i for i, turn in enumerate(begun) if turn is None]
     going_on = [i for i, turn in enumerate(begun) if turn is not None]
     if new:
-        ids, mask = _left_padded([rows[i].prompt for i in new], pad_id, model.device)
+        ids, mask = left_padded([rows[i].prompt for i in new], pad_id, model.device)
         cache = DynamicCache(config=model.config)
         logits = forward(ids, mask, (mask.cumsum(-1) - 1).clamp(min=0), cache)
         parts.append((cache, logits, mask))
     if going_on and turns is not None:
         cache, before = turns.restore(model, [turn for turn in begun if turn is not None])
-        ids, mask = _left_padded([rows[i].prompt[rows[i].known :] for i in going_on], pad_id, model.device)
+        ids, mask = left_padded([rows[i].prompt[rows[i].known :] for i in going_on], pad_id, model.device)
         mask = torch.cat([before, mask], dim=1)
         positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, before.shape[1] :]
         parts.append((cache, forward(ids, mask, positions, cache), mask))
@@ -307,7 +316,7 @@ def _stacked(
     return cache, torch.cat([logits for _, logits, _ in parts]), torch.cat([padded(mask, 1) for _, _, mask in parts])
 
 
-def _left_padded(prompts: Sequence[tuple[int, ...]], pad_id: int, device: Any) -> tuple[torch.Tensor, torch.Tensor]:
+def left_padded(prompts: Sequence[tuple[int, ...]], pad_id: int, device: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """Prompts as one [rows, length] tensor with its attention mask; all prompts end in the last column."""
     length = max(map(len, prompts))
     ids = torch.tensor([[pad_id] * (length - len(prompt)) + list(prompt) for prompt in prompts], device=device)
@@ -315,7 +324,7 @@ def _left_padded(prompts: Sequence[tuple[int, ...]], pad_id: int, device: Any) -
     return ids, mask
 
 
-def _forward(
+def whole_forward(
     model: Any, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: DynamicCache
 ) -> torch.Tensor:
     """Logits after the last column, float32 [rows, vocabulary]; `cache` grows by the columns of `ids`."""

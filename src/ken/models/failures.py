@@ -55,7 +55,10 @@ def of_event(data: bytes, url: str) -> Failure:
 
 
 def of_timeout(error: Exception, seconds: float, url: str) -> Failure:
-    if type(error.__cause__).__name__ == "ConnectTimeout":  # by name: httpx or httpx2, whichever this openai uses
+    cause = error.__cause__
+    if cause is not None and type(cause.__cause__).__name__ in {"ServerDisconnectedError", "ClientOSError"}:
+        return of_connection(error, url)  # on top of aiohttp a connection that was dropped is called a timeout
+    if type(cause).__name__ == "ConnectTimeout":  # by name: httpx or httpx2, whichever this openai uses
         return Failure(f"cannot reach {url}", "check that the server is running at this base URL", unreachable=True)
     return Failure(
         f"no complete reply within {seconds:g} s",

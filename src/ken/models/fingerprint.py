@@ -17,7 +17,8 @@ _NEUTRAL = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "ar
 def fingerprint(model: Model) -> str:
     """`weights:…` for a `LocalModel`, `spec:…` for any other.
 
-    A local model is told by its weights (names, dtypes, shapes, bytes), configuration, tokenizer and chat template, so
+    A local model is told by its weights (names, dtypes, shapes, bytes), configuration, tokenizer, chat template and
+    decoder, so
     a copy in another folder is the same model and one more training step makes it another. It is computed anew at every
     call, about a second per GB; don't train the model meanwhile. Of a model behind a server only the name is known:
     when its weights change under the same name, what was kept of it is stale.
@@ -37,6 +38,7 @@ def fingerprint(model: Model) -> str:
         model.tokenizer.backend_tokenizer.to_str(),
         model.tokenizer.chat_template,
         model.control_tokens,
+        *([] if model.decoder is None else [model.decoder.name]),
     ]
     digest.update(json.dumps(rest, sort_keys=True, default=str).encode())
     return f"weights:{digest.hexdigest()}"

@@ -27,6 +27,7 @@ from ken.models.protocol import check_call
 if TYPE_CHECKING:
     import numpy as np
 
+    from ken.models.decoder import Decoder
     from ken.models.decoding import Memory, Row
 
 T = TypeVar("T")
@@ -43,6 +44,7 @@ class _Request:
     future: asyncio.Future[list[Generation]]
     known: int  # tokens of the prompt that were processed when the model last wrote
     on_text: Callable[[str], None] | None = None  # called in the model's thread
+    contrast: tuple[int, ...] | None = None
 
 
 class LocalModel:
@@ -51,11 +53,13 @@ class LocalModel:
     device: "cpu", "cuda", …; by default a GPU if there is one. dtype: a torch dtype name; by default the checkpoint's
     own on a GPU and float32 on a CPU. batch_size: most sequences decoded at once. kept_bytes: most memory for what one
     turn of a conversation computed and the next one needs; 0 computes it again. control_tokens: instructions are given
-    as one token; by default for models of the lab, which a `ken-lab.json` in their folder tells. `seconds` counts the
-    time spent generating; `decoder`, when set, writes the rows of a batch instead of this model (vLLM).
+    as one token; by default for models of the lab, which a `ken-lab.json` in their folder tells. decoder: what tokens
+    are chosen from, if not from the model's own logits; its name then stands in `spec`, and every generation has a
+    `trace`. `seconds` counts the time spent generating; `writer`, when set, writes the rows of a batch instead of this
+    model (vLLM).
 
     Raises `ModelError` when the model cannot be loaded, `BadInput` for an unknown dtype, a batch_size below 1 or
-    negative kept_bytes.
+    negative kept_bytes, `Unsupported` for a model that the decoder cannot read.
     """
 
     def __init__(
@@ -68,6 +72,7 @@ class LocalModel:
         batch_size: int = 64,
         kept_bytes: int = 2**28,
         control_tokens: bool | None = None,
+        decoder: Decoder | None = None,
     ) -> None:
         if batch_size < 1:
             raise BadInput(f"batch_size is {batch_size}; at least one sequence must be decoded at once")
@@ -81,7 +86,8 @@ class LocalModel:
         self.path, self.spec, self.batch_size = Path(path), spec or f"hf/{path}", batch_size
         self.control_tokens = (self.path / LAB_MANIFEST).is_file() if control_tokens is None else control_tokens
         self.seconds = 0.0
-        self.decoder: Callable[[Sequence[Row]], None] | None = None
+        self.writer: Callable[[Sequence[Row]], None] | None = None
+        self.decoder: Decoder | None = None
         self.end_ids = _end_ids(self.model, self.tokenizer)
         self._pad_id = (
             self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else min(self.end_ids, default=0)
@@ -94,6 +100,10 @@ class LocalModel:
         self._closed = False
         self._encoding = threading.Lock()  # how special tokens are read is a setting of the shared tokenizer
         self._lanes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Lane] = weakref.WeakKeyDictionary()
+        if decoder is not None:
+            with decoder.open(self.model, [(self._pad_id,)], self._pad_id):  # can it read this model?
+                pass
+            self.decoder, self.spec = decoder, f"{self.spec}+{decoder.name}"
 
     async def generate(
         self,
@@ -110,13 +120,18 @@ class LocalModel:
         fails; `BadInput` for n < 1.
         """
         check_call(n, on_text)
+        contrast = None
+        if self.decoder is not None:
+            conversation = self.decoder.prompt(conversation)
+            if (second := self.decoder.contrast(conversation)) is not None:
+                contrast = tuple(self._rendered(second)[1])
         text, prompt, known = self._rendered(conversation)
         self._check(prompt)
         loop = asyncio.get_running_loop()
         lane = self._lanes.get(loop) or self._lanes.setdefault(loop, _Lane(self))
         future: asyncio.Future[list[Generation]] = loop.create_future()
         told = None if on_text is None else _on_loop(on_text, future)
-        request = _Request(tuple(prompt), text, n, sampling, future, known, told)
+        request = _Request(tuple(prompt), text, n, sampling, future, known, told, contrast)
         lane.submit(request)
         return await request.future
 
@@ -257,6 +272,7 @@ class LocalModel:
                     known=r.known,
                     memory=self._texts,
                     on_text=r.on_text,
+                    contrast=r.contrast,
                 )
                 for i in range(r.n)
             ]
@@ -264,8 +280,8 @@ class LocalModel:
         ]
         started = time.perf_counter()
         everything = [row for group in rows for row in group]
-        if self.decoder is not None:
-            self.decoder(everything)
+        if self.writer is not None:
+            self.writer(everything)
         else:
             decode(
                 self.model,
@@ -275,6 +291,7 @@ class LocalModel:
                 pad_id=self._pad_id,
                 limit=self.limit,
                 turns=self._turns,
+                decoder=self.decoder,
             )
         seconds = time.perf_counter() - started
         self.seconds += seconds
@@ -391,6 +408,7 @@ def _generation(request: _Request, row: Any, index: int, seconds: float) -> Gene
         prompt_token_ids=request.prompt,
         prompt_text=request.text,
         usage=usage,
+        trace=tuple(row.trace) or None,
     )
 
 

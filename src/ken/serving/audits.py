@@ -250,7 +250,7 @@ class Audits:
         )
         asked = asked[: order.limit]
         search = None if order.index is None else await self.service.retriever(order.index)
-        sources = Sources(search=search, top_k=order.top_k)
+        sources = Sources(search=search, top_k=order.top_k, graph=self.service.graph)
         settings = settings_of(
             asked,
             chosen,

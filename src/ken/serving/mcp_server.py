@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -18,39 +18,22 @@ from mcp.server.mcpserver.exceptions import (
 )
 from mcp.server.transport_security import TransportSecuritySettings
 from mcp_types import ToolAnnotations
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import Field, ValidationError
 from starlette.types import ASGIApp
 
 import ken
 from ken.agents import STRATEGIES
-from ken.agents.ask import as_question
-from ken.agents.watch import Watch
 from ken.auditing.api import STRATEGIES as AUDITED
-from ken.auditing.folder import AuditSettings
-from ken.auditing.measure import measure
-from ken.auditing.report import StrategyReport
-from ken.auditing.run import DIRECT, Job, attempt_all
-from ken.core import (
-    BadInput,
-    Decision,
-    Observation,
-    Passage,
-    Question,
-    Search,
-    SourceError,
-    Step,
-    ToolCall,
-    Trajectory,
-)
+from ken.core import BadInput
 from ken.core.errors import KenError
-from ken.metrics import SearchUse, solve_rate
 from ken.papers.catalogue import entries, entry, rows
 from ken.papers.results import read_results
 from ken.serving.access import Access, Door, check_host
-from ken.serving.citations import citations
 from ken.serving.keys import Keys
+from ken.serving.mcp_audit import Audited, audit_one
+from ken.serving.mcp_progress import Steps, reporting
+from ken.serving.mcp_replies import Asked, Found, as_asked, as_source
 from ken.serving.service import Ask, Service
-from ken.sources import Sources
 from ken.sources.search.retriever import IndexRetriever
 
 INSTRUCTIONS = """\
@@ -72,72 +55,6 @@ IndexName = Annotated[str | None, Field(description="One of `ken://indexes`; by 
 TopK = Annotated[int | None, Field(ge=1, le=100, description="Passages per search.")]
 
 READS = ToolAnnotations(read_only_hint=True, open_world_hint=False)
-
-
-class Source(BaseModel):
-    """A passage. `score` compares within one search only."""
-
-    id: str
-    title: str
-    text: str
-    score: float | None = None
-    source: str = Field(default="", description="The file or address that it came from.")
-
-
-class SearchMade(BaseModel):
-    """A search, and the ids of the passages that it found."""
-
-    query: str
-    passages: list[str]
-
-
-class Asked(BaseModel):
-    """An answer, and how it came about."""
-
-    answer: str | None = Field(description="None: the model came to no answer.")
-    strategy: str
-    model: str
-    knows: bool | None = Field(description="The model's decision whether it knows by itself; None: it made none.")
-    confidence: float | None = Field(description="Its probability that it knows, if the model gives one.")
-    rationale: str = Field(description="Why it decided so.")
-    searches: list[SearchMade]
-    citations: list[str] = Field(description="The ids of those sources that hold the words of the answer.")
-    sources: list[Source] = Field(description="Every passage that the model was shown, once.")
-
-
-class Found(BaseModel):
-    """What a search found, the best first."""
-
-    passages: list[Source]
-
-
-class StrategyAudit(BaseModel):
-    """One strategy's attempt at the audited question."""
-
-    strategy: str
-    answer: str | None
-    correct: bool = Field(description="The answer is one of the accepted ones (exact match after normalisation).")
-    knows: bool | None = Field(description="The model's decision, where the strategy asks for one.")
-    searches: list[str] = Field(description="The queries.")
-    search_use: SearchUse | None = Field(
-        description=(
-            "needed: it searched for what it does not know; wasted: for what it knows; harmful: and is now wrong; "
-            "missed: it did not search for what it does not know; saved: it knows, and did not search. "
-            "None: that cannot be told."
-        )
-    )
-    error: str | None = None
-
-
-class Audited(BaseModel):
-    """What the model knows about one question, and what each strategy made of it."""
-
-    model: str
-    known: bool | None = Field(description="It can answer without a search; None: that could not be measured.")
-    solve_rate: float | None = Field(description="Share of the closed-book samples that hold an accepted answer.")
-    samples: list[str | None] = Field(description="The closed-book samples' answers.")
-    strategies: list[StrategyAudit]
-    notes: list[str] = Field(description="What a reader must know to read the numbers.")
 
 
 class KenServer(MCPServer[None]):
@@ -186,11 +103,11 @@ def create_server(service: Service) -> KenServer:
         """Answer a question over the documents, searching only when the model does not know, and say why."""
         asked = Ask(question=question, strategy=strategy, model=model, index=index, top_k=top_k)
         with _sentences():
-            async with _reporting(context) as tell:
-                trajectory = await service.attempt(asked, _Steps(tell))
+            async with reporting(context) as tell:
+                trajectory = await service.attempt(asked, Steps(tell))
         if trajectory.error is not None:
             raise ToolError(trajectory.error)
-        return _asked(trajectory)
+        return as_asked(trajectory)
 
     @server.tool(title="Search", annotations=READS)
     async def search(
@@ -206,7 +123,7 @@ def create_server(service: Service) -> KenServer:
             if retriever is None:
                 raise BadInput("this server has no index; start it with --index DIR")
             passages = await retriever.search(query, top_k or service.top_k)
-        return Found(passages=[_source(passage) for passage in passages])
+        return Found(passages=[as_source(passage) for passage in passages])
 
     @server.tool(title="Audit a question", annotations=READS)
     async def audit_question(  # noqa: PLR0917
@@ -223,7 +140,7 @@ def create_server(service: Service) -> KenServer:
     ) -> Audited:
         """Measure whether the model knows the answer by itself, and which strategies search well for it."""
         with _sentences():
-            return await _audit(
+            return await audit_one(
                 service,
                 question,
                 context=context,
@@ -279,158 +196,6 @@ def create_server(service: Service) -> KenServer:
         return json.dumps({**_entry_fields(found.slug), "runs": found.slug in rows(), "last_results": last})
 
     return server
-
-
-# --- asking ----------------------------------------------------------------------------------------------------------
-
-
-Tell = Callable[[str], None]
-
-
-@asynccontextmanager
-async def _reporting(context: Context[None, Any], total: int | None = None) -> AsyncIterator[Tell]:
-    """What is told becomes progress notifications, for clients that asked for them. total: how often, if known."""
-    told: asyncio.Queue[str | None] = asyncio.Queue()
-
-    async def report() -> None:
-        number = 0
-        while (message := await told.get()) is not None:
-            number += 1
-            await context.report_progress(number, total, message)
-
-    reporter = asyncio.create_task(report())
-    try:
-        yield told.put_nowait
-        told.put_nowait(None)
-        await reporter
-    finally:
-        reporter.cancel()
-
-
-class _Steps(Watch):
-    """Tells every step."""
-
-    def __init__(self, tell: Tell) -> None:
-        self._tell = tell
-
-    def noted(self, step: Step) -> None:
-        self._tell(_in_words(step))
-
-
-def _in_words(step: Step) -> str:
-    match step:
-        case Search(query=query):
-            return f"searches for {query}"
-        case Decision(knows=knows):
-            return {True: "the model knows", False: "the model does not know", None: "no decision"}[knows]
-        case Observation(passages=passages, error=error):
-            return "the search failed" if error else f"{len(passages)} passages found" if passages else "a note"
-        case ToolCall(name=name):
-            return f"calls {name}"
-        case _:
-            return step.kind
-
-
-def _asked(t: Trajectory) -> Asked:
-    decision = t.decision
-    found = [[p.id for p in observation.passages] for observation in t.search_results]
-    return Asked(
-        answer=t.answer,
-        strategy=t.strategy,
-        model=t.model,
-        knows=decision.knows if decision else None,
-        confidence=decision.confidence if decision else None,
-        rationale=decision.rationale if decision else "",
-        searches=[
-            SearchMade(query=step.query, passages=found[place] if place < len(found) else [])  # the last was cut off
-            for place, step in enumerate(t.searches)
-        ],
-        citations=[citation.id for citation in citations(t)],
-        sources=[_source(passage) for passage in t.passages],
-    )
-
-
-def _source(passage: Passage) -> Source:
-    return Source(id=passage.id, title=passage.title, text=passage.text, score=passage.score, source=passage.source)
-
-
-# --- auditing --------------------------------------------------------------------------------------------------------
-
-
-async def _audit(
-    service: Service,
-    text: str,
-    *,
-    context: Context[None, Any],
-    answers: Sequence[str],
-    strategies: Sequence[str] | None,
-    samples: int,
-    spec: str | None,
-    index: str | None,
-    top_k: int | None,
-) -> Audited:
-    """`ken audit` of one question. Raises `BadInput`, and `ModelError` or `SourceError` when nothing was answered."""
-    golds = tuple(dict.fromkeys(answer.strip() for answer in answers if answer.strip()))
-    if not golds:
-        raise BadInput("the answers are empty; give at least one that counts as right")
-    question = Question(id="audit", text=as_question(text).text, answers=golds)
-    model, retriever = service.model(spec), await service.retriever(index)
-    chosen = [
-        service.strategy(name)
-        for name in dict.fromkeys([DIRECT, *(AUDITED if strategies is None else strategies)])
-        if strategies is not None or retriever is not None or name == DIRECT
-    ]
-    if retriever is None and (searching := [s.name for s in chosen if s.needs_search]):
-        raise BadInput(f"{', '.join(searching)} search, but this server has no index; audit only 'direct'")
-    settings = AuditSettings(
-        model=model.spec,
-        strategies=tuple(s.name for s in chosen),
-        index=retriever.name if retriever else "",
-        top_k=top_k or service.top_k,
-        samples=samples,
-        sampling=service.sampling,
-        questions_count=1,
-    )
-    oracle = service.sampling.but(temperature=settings.oracle_temperature, top_p=1.0)
-    jobs = [Job(question, strategy, None, service.sampling) for strategy in chosen]
-    jobs += [Job(question, chosen[0], sample, oracle) for sample in range(samples)]
-    made: list[Trajectory] = []
-
-    async with service.queue.place(), _reporting(context, len(jobs)) as tell:
-
-        def keep(trajectory: Trajectory) -> bool:
-            made.append(trajectory)
-            tell(trajectory.strategy if trajectory.sample is None else f"closed-book sample {trajectory.sample + 1}")
-            return True
-
-        await attempt_all(jobs, model, Sources(search=retriever, top_k=settings.top_k), keep)
-    errors = [t.error for t in made if t.error is not None]
-    if len(errors) == len(made):
-        raise SourceError(errors[0])
-    report = measure(made, settings)
-    drawn = sorted((t for t in made if t.sample is not None and t.error is None), key=lambda t: t.sample or 0)
-    greedy = {t.strategy: t for t in made if t.sample is None}
-    return Audited(
-        model=model.spec,
-        known=None if report.known is None else bool(report.known),
-        solve_rate=solve_rate([t.answer for t in drawn], golds) if drawn else None,
-        samples=[t.answer for t in drawn],
-        strategies=[_strategy_audit(s, greedy[s.strategy], report.oracle) for s in report.strategies],
-        notes=list(report.notes),
-    )
-
-
-def _strategy_audit(report: StrategyReport, t: Trajectory, oracle: str | None) -> StrategyAudit:
-    use = next((b.use for b in report.boundaries if b.oracle == oracle), None)
-    return StrategyAudit(
-        strategy=report.strategy,
-        answer=t.answer,
-        correct=bool(report.em),
-        knows=t.decision.knows if t.decision else None,
-        searches=[step.query for step in t.searches],
-        search_use=None if use is None else next(u for u in SearchUse if use.rate(u)),
-        error=t.error,
-    )
 
 
 # --- resources and errors --------------------------------------------------------------------------------------------

@@ -73,7 +73,7 @@ def model_ids(service: Service) -> list[str]:
     """The ids under which clients find the strategies; those that search only where there is an index."""
     if not service.models:
         return []
-    able = [name for name in service.strategies if service.indexes or not service.strategy(name).needs_search]
+    able = [name for name in service.strategies if service.able(name)]
     return [f"{PREFIX}{name}" for name in able] + [f"{PREFIX}{name}/{spec}" for name in able for spec in service.models]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from pydantic import Field
@@ -12,7 +12,7 @@ from ken.agents import STRATEGIES, Strategy, load_strategy
 from ken.agents.ask import as_question, open_sources
 from ken.agents.rewrite import Rewrite, render_history
 from ken.agents.watch import Watch
-from ken.core import BadInput, Question, Sampling, Trajectory, Unsupported
+from ken.core import BadInput, Origin, Question, Sampling, Trajectory, Unsupported
 from ken.core.conversation import ConversationTurn, Exchange
 from ken.core.errors import KenError
 from ken.core.frozen import Frozen
@@ -20,7 +20,7 @@ from ken.models import Model
 from ken.papers.mail import Smtp
 from ken.serving.guided import Guided, takes_control_tokens
 from ken.serving.queue import Queue
-from ken.sources import Retriever, Sources
+from ken.sources import KnowledgeGraph, Retriever, Sources
 
 MAX_EXCHANGES = 200
 REWRITE_TOKENS = 1024  # most new tokens of a rewriting, as in `ken.agents.rewrite`
@@ -51,9 +51,9 @@ class Service:
     """Shared by all doors of a server: the OpenAI API, MCP and the web pages.
 
     models: loaded; the first is the default. indexes: folders or /retrieve addresses by the names that clients use; the
-    first is the default. data: where uploads, audits and subscriptions are kept. runs: where training runs are looked
-    for. results: the folder of the papers' results files. mail: the server that takes its mail; None: it sends none.
-    offered: the strategies; None: all.
+    first is the default. graph: a knowledge graph, for strategies that walk one. data: where uploads, audits and
+    subscriptions are kept. runs: where training runs are looked for. results: the folder of the papers' results files.
+    mail: the server that takes its mail; None: it sends none. offered: the strategies; None: all.
     queue: how many questions are worked on at once. seconds: the longest that one may take, waiting included; None:
     for ever.
 
@@ -65,6 +65,7 @@ class Service:
         models: Sequence[Model],
         *,
         indexes: Mapping[str, str | Path] | None = None,
+        graph: KnowledgeGraph | None = None,
         data: str | Path = "ken-data",
         runs: str | Path = ".",
         results: str | Path = "results",
@@ -77,12 +78,14 @@ class Service:
     ) -> None:
         if seconds is not None and not seconds > 0:
             raise BadInput(f"the longest time for a question is {seconds:g} s; it must be more than 0")
-        self._offered = tuple(STRATEGIES if offered is None else dict.fromkeys(offered))
+        without_graph = [name for name, make in STRATEGIES.items() if not make().needs_graph]  # a server has none
+        self._offered = tuple(without_graph if offered is None else dict.fromkeys(offered))
         for name in self._offered:
             load_strategy(name)
         self.queue, self.seconds = queue or Queue(), seconds
         self.observers: list[Callable[[Ask, Trajectory | None], None]] = []
         self.models = {model.spec: model for model in models}
+        self.graph = graph
         self.indexes: dict[str, str | Path] = dict(indexes or {})
         self.data, self.runs, self.results = Path(data), Path(runs), Path(results)
         self.mail = mail
@@ -100,6 +103,11 @@ class Service:
         if name not in self._offered:
             raise BadInput(f"this server has no strategy {name!r}; it has {', '.join(self._offered)}")
         return load_strategy(name)
+
+    def able(self, name: str) -> bool:
+        """Whether a strategy has here what it needs."""
+        given: dict[Origin, object] = {"search": self.indexes, "graph": self.graph}
+        return self.strategy(name).lacks([origin for origin, source in given.items() if source]) is None
 
     def model(self, spec: str | None = None) -> Model:
         """A model by its spec; None: the first. Raises `BadInput` naming those there are."""
@@ -130,6 +138,21 @@ class Service:
                 self._opened[name] = sources.search
             return self._opened[name]
 
+    async def sources(
+        self, index: str | None = None, top_k: int | None = None, *, strategies: Iterable[Strategy] = ()
+    ) -> Sources:
+        """What strategies consult here: the index of that name (None: the first), and the graph. Raises as `retriever`
+        does, and `BadInput` when one of `strategies` needs what there is not."""
+        found = Sources(search=await self.retriever(index), top_k=top_k or self.top_k, graph=self.graph)
+        for strategy in strategies:
+            if (lack := strategy.lacks(found.there)) is not None:
+                option = "--index DIR" if lack == "index" else "--graph FILE"
+                raise BadInput(
+                    f"this server has no {lack}, and {strategy.name!r} needs one; use the strategy 'direct', or start "
+                    f"the server with {option}"
+                )
+        return found
+
     async def attempt(self, asked: Ask, watch: Watch | None = None) -> Trajectory:
         """Answer, when there is a place for it; a model or an index that fails gives a trajectory with `error` set.
 
@@ -141,15 +164,9 @@ class Service:
         """
         strategy = self.strategy(asked.strategy)
         question, model = as_question(asked.question), self.model(asked.model)
-        search = await self.retriever(asked.index)
-        if strategy.needs_search and search is None:
-            raise BadInput(
-                f"the strategy {strategy.name!r} searches, but this server has no index; use the strategy 'direct', or "
-                "start it with --index DIR"
-            )
+        sources = await self.sources(asked.index, asked.top_k, strategies=[strategy])
         if asked.instructions.strip():
             model = Guided(model, asked.instructions.strip())
-        sources = Sources(search=search, top_k=asked.top_k or self.top_k)
         sampling = asked.sampling or self.sampling
         try:
             async with asyncio.timeout(self.seconds), self.queue.place():
@@ -167,10 +184,12 @@ class Service:
             ) from None
 
     async def close(self) -> None:
-        """Close what it opened, and its models."""
+        """Close what it opened, its graph and its models."""
         for retriever in self._opened.values():
             await retriever.close()
         self._opened.clear()
+        if self.graph is not None:
+            await self.graph.close()
         for model in self.models.values():
             await model.close()
 

@@ -115,11 +115,15 @@ class Checkpoint(Frozen):
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How a base model is made: its tokenizer, the examples stage by stage, and how the result is measured."""
+    """How a base model is made: its tokenizer, the examples stage by stage, and how the result is measured.
+
+    train: (model, told every step) to wall seconds, where the stages need more than `pretrain` does for all.
+    """
 
     tokenizer: Any
     stages: Sequence[Sequence[Example]]
     measure: Callable[[LocalModel], Awaitable[Sequence[Gate]]]
+    train: Callable[[Any, OnStep], float] | None = None
 
 
 def checkpoint_folder(config: LabBaseConfig) -> Path:
@@ -166,7 +170,10 @@ def build_checkpoint(
     recipe = config.recipe()
     tokenizer, stages = recipe.tokenizer, recipe.stages
     model = untrained_llama(config, tokenizer)
-    seconds = pretrain(model, stages, config.pretraining, pad_id=tokenizer.pad_token_id, on_step=on_step)
+    if recipe.train is not None:
+        seconds = recipe.train(model, on_step)
+    else:
+        seconds = pretrain(model, stages, config.pretraining, pad_id=tokenizer.pad_token_id, on_step=on_step)
     temporary = out.with_name(f".{out.name}.{os.getpid()}")
     logging.disable_progress_bar()
     try:

@@ -55,11 +55,15 @@ def pretrain(
     *,
     pad_id: int,
     on_step: Callable[[int, int, float], None] = lambda step, steps, loss: None,
+    loss_of: Callable[[Any, Sequence[Example], int], torch.Tensor] | None = None,
+    enough: Callable[[int], bool] = lambda step: False,
 ) -> float:
     """Train `model` in place, stage after stage, each example once and in random order within its stage; returns wall
     seconds. One learning-rate schedule spans all stages.
 
     on_step is called after every step with (step, steps, loss); the loss is the mean over the tokens learnt, in nats.
+    loss_of: (model, batch, pad_id) to what is minimised, `masked_loss` by default. enough: asked after every step;
+    training ends where it says so. Parameters that need no gradient stay as they are.
     """
     started = time.perf_counter()
     rng = np.random.default_rng(config.seed)
@@ -78,7 +82,7 @@ def pretrain(
     schedulers = [torch.optim.lr_scheduler.LambdaLR(optimizer, schedule) for optimizer in optimizers]
     model.train()
     for step, (batch, scale) in enumerate(batches, start=1):
-        loss = masked_loss(model, batch, pad_id)
+        loss = (loss_of or masked_loss)(model, batch, pad_id)
         (loss * scale).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
         for optimizer, scheduler in zip(optimizers, schedulers, strict=True):
@@ -86,15 +90,17 @@ def pretrain(
             scheduler.step()
             optimizer.zero_grad(set_to_none=True)
         on_step(step, len(batches), float(loss.detach()))
+        if enough(step):
+            break
     model.eval()
     return time.perf_counter() - started
 
 
 def _optimizers(model: Any, config: PretrainingConfig) -> list[torch.optim.Optimizer]:
-    rest = list(model.parameters())
+    rest = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizers: list[torch.optim.Optimizer] = []
     if config.optimizer == "muon":
-        hidden = [parameter for parameter in model.model.layers.parameters() if parameter.ndim == 2]
+        hidden = [p for p in model.model.layers.parameters() if p.ndim == 2 and p.requires_grad]
         optimizers.append(Muon(hidden, lr=config.lr, weight_decay=config.weight_decay))
         taken = {id(parameter) for parameter in hidden}
         rest = [parameter for parameter in rest if id(parameter) not in taken]
@@ -107,6 +113,13 @@ def masked_loss(model: Any, batch: Sequence[Example], pad_id: int) -> torch.Tens
 
     Padding is on the right, where causal attention cannot see it, so no attention mask is needed.
     """
+    ids, wanted = padded(batch, pad_id)
+    hidden = model.model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state[wanted]
+    return functional.cross_entropy(model.lm_head(hidden), ids[:, 1:][wanted])
+
+
+def padded(batch: Sequence[Example], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(ids [rows, length], padded on the right; which of ids[:, 1:] are to be predicted)."""
     length = max(len(example.ids) for example in batch)
     ids = torch.full((len(batch), length), pad_id)
     learn = torch.zeros((len(batch), length), dtype=torch.bool)
@@ -114,9 +127,7 @@ def masked_loss(model: Any, batch: Sequence[Example], pad_id: int) -> torch.Tens
         n = len(example.ids)
         ids[row, :n] = torch.tensor(example.ids)
         learn[row, :n] = torch.tensor(example.learn)
-    wanted = learn[:, 1:]
-    hidden = model.model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state[wanted]
-    return functional.cross_entropy(model.lm_head(hidden), ids[:, 1:][wanted])
+    return ids, learn[:, 1:]
 
 
 def _weighed(batches: Iterator[list[Example]], config: PretrainingConfig) -> list[tuple[list[Example], float]]:

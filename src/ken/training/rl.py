@@ -93,7 +93,7 @@ class RolloutTrainer(GRPOTrainer):  # type: ignore[misc]
         self.beta = config.kl
         if config.vllm:
             backend = policy.tokenizer.backend_tokenizer
-            policy.decoder = VllmDecoder(self.vllm_generation, backend, end_ids=policy.end_ids, limit=policy.limit)
+            policy.writer = VllmDecoder(self.vllm_generation, backend, end_ids=policy.end_ids, limit=policy.limit)
         self.focused = [FocusedForward(policy.model, self.temperature)]
         if reference is not None:
             reference.eval().requires_grad_(False)

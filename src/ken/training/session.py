@@ -50,11 +50,11 @@ def quiet() -> Iterator[None]:
 def restored(policy: LocalModel) -> Iterator[None]:
     """Take TRL's replacement of `forward` off again, so that a trained model can be copied and trained once more, and a
     vLLM, whose weights are those before the last update."""
-    own, decoder = policy.model.__dict__.get("forward"), policy.decoder
+    own, writer = policy.model.__dict__.get("forward"), policy.writer
     try:
         yield
     finally:
-        policy.decoder = decoder
+        policy.writer = writer
         if own is None:
             policy.model.__dict__.pop("forward", None)
         else:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from ken.core import KenError, SourceError, TrainingError, Trajectory
+from ken.core import BadInput, KenError, SourceError, TrainingError, Trajectory
 from ken.models.local import LAB_MANIFEST, LocalModel
 from ken.sources import Sources
 from ken.training.checkpoints import (
@@ -86,7 +86,10 @@ def train(
 
     Raises `TrainingError` when the loss is no longer a number, a monitor stops the run or the disk is full,
     `SourceError` when the search engine keeps failing; before each, a checkpoint of the last good step is written.
+    `BadInput` for a policy with a decoder.
     """
+    if policy.decoder is not None:
+        raise BadInput(f"{policy.spec} writes by a decoder, not by the probabilities that are trained; load it without")
     if not isinstance(tasks, Tasks):
         tasks = Shuffled(tasks, seed=config.seed)
     with run_folder(out) as folder, quiet(), restored(policy):

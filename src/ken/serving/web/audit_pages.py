@@ -154,7 +154,7 @@ def _overview(
     defaults = {
         "name": _free_name(audits.names()),
         "questions": files[0] if files else "",
-        "strategies": [s for s in STRATEGIES if audits.service.indexes or s == "direct"],
+        "strategies": [s for s in STRATEGIES if s in audits.service.strategies and audits.service.able(s)],
         "samples": "8",
         "limit": "",
         "model": "",

@@ -4,19 +4,16 @@ a source.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-import random
 from typing import Any
 
 import httpx
 
 from ken.core import Passage, SourceError
 from ken.core.readers import split_contents
+from ken.sources.patient import NoAnswer, Patient
 from ken.sources.search.batching import BatchingRetriever
 from ken.sources.search.unicode import well_formed
-
-_RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
 class RemoteRetriever(BatchingRetriever):
@@ -32,16 +29,12 @@ class RemoteRetriever(BatchingRetriever):
     ) -> None:
         url = url.rstrip("/")
         super().__init__(url if url.endswith("/retrieve") else f"{url}/retrieve", max_batch=max_batch)
-        self._timeout, self._retries, self._backoff = timeout, retries, backoff
-        self._client: httpx.AsyncClient | None = None
-        self._client_loop: asyncio.AbstractEventLoop | None = None
+        self._service = Patient(self.name, timeout=timeout, retries=retries, backoff=backoff)
 
     async def close(self) -> None:
         """Close the connections; searches that are still waiting are cancelled."""
         await super().close()
-        client, self._client = self._client, None
-        if client and self._client_loop is asyncio.get_running_loop():
-            await client.aclose()
+        await self._service.close()
 
     async def _search_batch(self, queries: list[str], k: int) -> list[list[Passage]]:
         reply = await self._post({"queries": queries, "topk": k, "return_scores": True})
@@ -51,42 +44,26 @@ class RemoteRetriever(BatchingRetriever):
         return [self._passages(entries)[:k] for entries in result]
 
     async def _post(self, request: dict[str, Any]) -> Any:
-        client = self._http()
-        for attempt in range(self._retries + 1):
-            if attempt:
-                await asyncio.sleep(self._backoff * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))
-            try:
-                response = await client.post(self.name, json=request)
-            except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-                raise SourceError(
-                    f"{self.name} is not an address that can be asked ({error}); give http://HOST:PORT/retrieve"
-                ) from error
-            except httpx.HTTPError as error:
-                problem = f"{type(error).__name__}{f': {error}' if str(error) else ''}"
-                continue
-            if response.status_code in _RETRIED:
-                problem = f"it answered {response.status_code}"
-                continue
-            if response.status_code != 200:
-                detail = " ".join(response.text.split())[:200]
-                raise SourceError(
-                    f"the retriever {self.name} refused the request ({response.status_code}: {detail}); "
-                    "check the address"
-                )
-            try:
-                return response.json()
-            except (ValueError, RecursionError) as error:
-                raise self._unexpected("the reply is not JSON") from error
-        raise SourceError(
-            f"the retriever {self.name} did not answer after {self._retries + 1} attempts ({problem}); "
-            "check that it runs and can be reached, or start one with `ken retrieve serve`"
-        )
-
-    def _http(self) -> httpx.AsyncClient:
-        loop = asyncio.get_running_loop()
-        if self._client is None or self._client_loop is not loop:
-            self._client, self._client_loop = httpx.AsyncClient(timeout=self._timeout), loop
-        return self._client
+        try:
+            response = await self._service.post(json=request)
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+            raise SourceError(
+                f"{self.name} is not an address that can be asked ({error}); give http://HOST:PORT/retrieve"
+            ) from error
+        except NoAnswer as error:
+            raise SourceError(
+                f"the retriever {self.name} {error}; "
+                "check that it runs and can be reached, or start one with `ken retrieve serve`"
+            ) from error
+        if response.status_code != 200:
+            detail = " ".join(response.text.split())[:200]
+            raise SourceError(
+                f"the retriever {self.name} refused the request ({response.status_code}: {detail}); check the address"
+            )
+        try:
+            return response.json()
+        except (ValueError, RecursionError) as error:
+            raise self._unexpected("the reply is not JSON") from error
 
     def _passages(self, entries: Any) -> list[Passage]:
         if not isinstance(entries, list):

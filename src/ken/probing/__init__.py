@@ -1,0 +1,1 @@
+"""What is inside but unsaid: hidden states read by the output head, and decoders that use them."""
