@@ -18,21 +18,21 @@ from ken.auditing.reading import ANSWERS, PREDICTIONS, REPORT, ROUTING, audit_re
 from ken.cli import main
 from ken.core import BadInput, ModelError, Question
 from ken.core.long_documents import question_record, read_long_questions
-from ken.lab.reports import LENGTHS, NOT_STATED, ReportsConfig, ReportsWorld
+from ken.lab.reports import LENGTHS, NOT_STATED, ReportsWorld
 from ken.models.scripted import ScriptedModel
 from ken.papers.replay import replay
 from ken.training.question_generator import Plan, QuestionGenerator, RuleWriter
 
 Capture = pytest.CaptureFixture[str]
-WORLD = ReportsWorld(ReportsConfig(reports=4))
-REPORTS = {report.name: report for length in LENGTHS for report in WORLD.reports(length)}
+WORLD = ReportsWorld()
+REPORTS = {report.name: report for length in LENGTHS for report in WORLD.reports(length, 2)}
 TEXTS = {name: report.passage for name, report in REPORTS.items()}
 
 
 def questions() -> list[Question]:
     made = []
     for report in REPORTS.values():
-        plan = Plan(3, 3, 3, 3, whole=False)
+        plan = Plan(2, 2, 2, 2, whole=False)
         writing = QuestionGenerator(RuleWriter([report])).write(
             report.passage, plan, kind="report", length=report.length, parts=report.parts[:3]
         )
@@ -70,7 +70,7 @@ def audit(out: Path, model: Any = None, **options: Any):
 
 
 def test_the_tables_say_what_the_answers_hold(tmp_path: Path) -> None:
-    report = audit(tmp_path / "out")
+    report = audit(tmp_path / "out", chunks=(1,))
     assert report.questions == len(ASKED)
     whole = {s.length: s for s in report.scores if s.variant.mode == "lc"}
     assert whole["short"].overall.estimate == 1.0
@@ -201,8 +201,8 @@ def test_questions_without_a_document_or_a_task_are_refused(tmp_path: Path) -> N
 
 
 def test_questions_are_written_for_documents_and_read_back(tmp_path: Path) -> None:
-    documents = [report.passage for report in WORLD.reports("short")]
-    lines = written_questions(documents, RuleWriter(WORLD.reports("short")), tmp_path / "q.jsonl", per_task=6)
+    documents = [report.passage for report in WORLD.reports("short", 4)]
+    lines = written_questions(documents, RuleWriter(WORLD.reports("short", 4)), tmp_path / "q.jsonl", per_task=6)
     asked = list(read_long_questions(tmp_path / "q.jsonl"))
     assert [q.meta["level"] for q in asked].count("comparison") >= 5
     assert lines[0].startswith("location: 6 questions")
@@ -258,18 +258,25 @@ def test_the_command_answers_whole_or_in_chunks_for_a_users_documents(contracts:
     assert {s["variant"]["mode"] for s in report["scores"]} == {"lc", "rag"}
 
 
-def test_calls_that_fail_end_the_command_with_status_1(contracts: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("contracts")
+def test_calls_that_fail_end_the_command_with_status_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
     asked = [q.model_copy(update={"meta": {**q.meta, "file": "one.md"}}) for q in ASKED[:4]]
     (tmp_path / "q.jsonl").write_text("".join(json.dumps(question_record(q)) + "\n" for q in asked))
 
     def broken(number: int, payload: dict[str, Any]) -> Action:
         return Status(400) if asked[0].text in payload["messages"][-1]["content"] else serve(number, payload)
 
-    given = ["--documents", contracts / "one.md", "--questions", "q.jsonl", "--out", "out", "--model", "openai/m"]
+    monkeypatch.chdir(tmp_path)
+    given = ["--documents", "contracts/one.md", "--questions", "q.jsonl", "--out", "out", "--model", "openai/m"]
     with FaultyServer(broken) as server:
-        done = run_ken("audit", "reading", *given, "--base-url", server.base_url, "--api-key", "k", cwd=tmp_path)
-    assert done.returncode == 1
-    assert "calls failed (" in done.stderr
+        monkeypatch.setattr(sys, "argv", ["ken", "audit", "reading", *given, "--base-url", server.base_url])
+        with pytest.raises(SystemExit) as ended:
+            main()
+    assert ended.value.code == 1
+    assert "calls failed (" in capsys.readouterr().err
     assert (tmp_path / "out" / ANSWERS).is_file()
 
 

@@ -6,6 +6,7 @@ import asyncio
 import importlib
 import math
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -40,19 +41,19 @@ def test_examples_hold_no_word_that_the_model_lacks_and_only_answers_are_learnt(
     world = ReportsWorld(config.world)
     tokenizer = build_tokenizer(world)
     stages = pretraining_stages(config, world, tokenizer)
-    assert [len(stage) for stage in stages] == [80, 480, 48, 24]
+    assert [len(stage) for stage in stages] == [272, 16, 8]
     for example in (e for stage in stages for e in stage):
         assert tokenizer.unk_token_id not in example.ids
         assert len(example.ids) <= config.context
         assert not example.learn[0]
-    learnt = [tokenizer.decode([i for i, learn in zip(e.ids, e.learn, strict=True) if learn]) for e in stages[1][:50]]
+    learnt = [tokenizer.decode([i for i, learn in zip(e.ids, e.learn, strict=True) if learn]) for e in stages[1]]
     assert all(text.startswith("<think>") and text.endswith("</answer> <eos>") for text in learnt)
     assert any(NOT_STATED in text for text in learnt)
-    assert any(f"{WHOLE.token} <information>" in tokenizer.decode(e.ids) for e in stages[2])
+    assert any(f"{WHOLE.token} <information>" in tokenizer.decode(e.ids) for e in stages[1])
 
 
 def test_a_full_models_longest_example_fits_its_context() -> None:
-    config = strong_config(quotes=0, facts=0, chunks=0, short=0, long=20)
+    config = strong_config(quotes=0, facts=0, chunks=0, short=0, long=5)
     world = ReportsWorld(config.world)
     (longs,) = pretraining_stages(config, world, build_tokenizer(world))
     assert 900 < max(len(e.ids) for e in longs) <= config.context
@@ -85,9 +86,10 @@ def test_smoke_measures_every_arm() -> None:
     assert results.arms["strong-lc"].mean["found_long"] == 1.0
 
 
-def test_gold_shows_only_chunks_that_hold_what_is_needed() -> None:
-    bench = row.prepare(row.paper.smoke, 0)
-    asked = next(one for one in bench.asked if one.question.meta["level"] == "comparison")
+def test_gold_shows_only_chunks_that_hold_what_is_needed(tmp_path: Path) -> None:
+    smoke = row.paper.smoke
+    made = row._ask(ReportsWorld(smoke.strong.world), smoke, tmp_path, "test", 0)
+    asked = next(one for one in made if one.question.meta["level"] == "comparison")
     found = asyncio.run(row._Gold(asked).search("", 5))
     assert 1 <= len(found) <= 2
     for key in asked.question.meta["keys"]:
@@ -95,11 +97,10 @@ def test_gold_shows_only_chunks_that_hold_what_is_needed() -> None:
     assert all(isinstance(passage, Passage) for passage in found)
 
 
-def test_the_seed_draws_the_reports_and_the_models_stay() -> None:
-    one, other = row.prepare(row.paper.smoke, 0), row.prepare(row.paper.smoke, 1)
-    assert one.folders == other.folders
-    assert {a.report for a in one.asked}.isdisjoint({a.report for a in other.asked})
-    assert {a.report.name for a in one.asked}.isdisjoint({a.report.name for a in one.dev})
+def test_the_seed_draws_the_reports(tmp_path: Path) -> None:
+    world = ReportsWorld(row.paper.smoke.strong.world)
+    one, other = (row._ask(world, row.paper.smoke, tmp_path / str(seed), "test", seed) for seed in (0, 1))
+    assert {a.report for a in one}.isdisjoint({a.report for a in other})
 
 
 def arms(**changed: float) -> dict[str, dict[str, float]]:

@@ -141,19 +141,19 @@ def test_some_faults_need_no_reader(task, draft: Draft, problem: str) -> None:
 
 # --- the lab ----------------------------------------------------------------------------------------------------------
 
-WORLD = ReportsWorld(ReportsConfig(reports=3))
+WORLD = ReportsWorld()
 
 
 def test_reports_have_the_lengths_of_the_card() -> None:
     for length, low, high in (("short", 210, 290), ("long", 800, 1000)):
-        for report in WORLD.reports(length):
+        for report in WORLD.reports(length, 3):
             tokens = len(re.findall(r"\w+|[^\w\s]", report.passage.text))
             assert low < tokens < high
 
 
 def test_a_report_states_each_attribute_once_and_leaves_some_out() -> None:
     for length in LENGTHS:
-        for report in WORLD.reports(length):
+        for report in WORLD.reports(length, 3):
             assert len(report.values) == len(report.stated)
             assert report.silent_on
             for fact in report.stated:
@@ -161,14 +161,14 @@ def test_a_report_states_each_attribute_once_and_leaves_some_out() -> None:
             for key in report.silent_on:
                 assert key not in re.findall(r"\w+", report.passage.text)
             assert all(len(report.amounts(part)) >= 2 for part in range(5))
-    assert WORLD.reports("short")[0] == ReportsWorld(WORLD.config).reports("short")[0]
-    assert WORLD.reports("short", draw=1)[0] != WORLD.reports("short")[0]
-    assert WORLD.reports("short", "dev")[0] != WORLD.reports("short")[0]
+    assert WORLD.reports("short", 3)[0] == ReportsWorld(WORLD.config).reports("short", 3)[0]
+    assert WORLD.reports("short", 3, draw=1)[0] != WORLD.reports("short", 3)[0]
+    assert WORLD.reports("short", 3, "dev")[0] != WORLD.reports("short", 3)[0]
 
 
 def test_the_rule_writes_questions_whose_answers_follow_from_the_text() -> None:
     for length in LENGTHS:
-        for report in WORLD.reports(length):
+        for report in WORLD.reports(length, 3):
             plan = Plan(5, 5, 5, 5, whole=False)
             made = written(RuleWriter([report]), report.passage, plan, parts=report.parts, length=length)
             assert len(made.questions) >= 19
@@ -197,7 +197,7 @@ def test_the_rule_writes_questions_whose_answers_follow_from_the_text() -> None:
 def test_exercises_never_let_an_earlier_answer_tell_a_later_one(seed: int, cut: int) -> None:
     import numpy as np
 
-    report = WORLD.reports("short")[0]
+    report = WORLD.reports("short", 3)[0]
     seen = report.passage.text[cut : cut + 400]
     asked = list(exercises(report, 12, np.random.default_rng(seed), seen))
     keys = [key for one in asked for key in one.keys]

@@ -181,16 +181,16 @@ def show(console: Console, report: ReadingReport) -> None:
 
     judge = f"judged by {report.judge}" if report.judge else "judged by rule"
     console.print(Text(plain(f"{report.model}: {report.questions} questions, {judge}; accuracy"), style="bold"))
-    table = _table(console, "length", "shown", *TASKS, "overall", "95%")
+    table = _table("length", "shown", "loc", "reas", "comp", "hallu", "overall", "95%")
     for s in report.scores:
         tasks = (f"{s.tasks[t]:.3f}" if t in s.tasks else "–" for t in TASKS)
-        shown = "whole" if s.variant.mode == "lc" else f"{s.variant.chunks} chunks of {s.variant.words} words"
+        shown = "whole" if s.variant.mode == "lc" else f"{s.variant.chunks} × {s.variant.words} words"
         interval = f"{s.overall.low:.3f} to {s.overall.high:.3f}"
         table.add_row(plain(s.length), shown, *tasks, f"{s.overall.estimate:.3f}", interval)
     console.print(table)
     if report.gaps:
         console.print(Text("\nWhole less retrieved", style="bold"))
-        table = _table(console, "length", "task", "gap", "95%", "questions", "read it")
+        table = _table("length", "task", "gap", "95%", "questions", "read it")
         for row in report.gaps:
             interval = f"{row.gap.low:+.3f} to {row.gap.high:+.3f}"
             advice = {"lc": "whole", "rag": "in chunks"}.get(row.advice, row.advice)
@@ -198,7 +198,7 @@ def show(console: Console, report: ReadingReport) -> None:
         console.print(table)
     if report.routers:
         console.print(Text("\nWho chooses, on documents that no routing was learnt from", style="bold"))
-        table = _table(console, "", "accuracy", "read whole", "tokens a question")
+        table = _table("", "accuracy", "read whole", "tokens a question")
         for one in report.routers:
             table.add_row(one.chooser, f"{one.accuracy:.3f}", f"{one.whole:.3f}", f"{one.tokens:,.0f}")
         console.print(table)
@@ -220,7 +220,7 @@ def show(console: Console, report: ReadingReport) -> None:
     console.print(Text("\n" + " ".join(notes)))
 
 
-def _table(console: Console, *headings: str) -> Any:
+def _table(*headings: str) -> Any:
     from rich.table import Table
 
     table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))

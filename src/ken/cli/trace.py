@@ -27,6 +27,8 @@ def show_answer(console: Console, trajectory: Trajectory) -> None:
             _line(console, "because", trajectory.decision.rationale)
     for search in trajectory.searches:
         _line(console, "searched", search.query, style="cyan")
+    if cut := max((s.left_out for s in trajectory.steps if s.kind == "observation"), default=0.0):
+        _line(console, "left out", _cut(cut), style="yellow")
     answer = trajectory.answer
     if answer:
         _line(console, "answer", answer, style="bold green")
@@ -66,6 +68,8 @@ def show_trace(console: Console, trajectory: Trajectory) -> None:
             case "graph_query":
                 _line(console, "graph", _asked(step), style="cyan")
             case "observation":
+                if step.left_out:
+                    _line(console, "left out", _cut(step.left_out), style="yellow")
                 if step.note:
                     _line(console, "observed", step.note, style="red" if step.error else "")
                 for triple in step.triples:
@@ -92,6 +96,10 @@ def _asked(query: GraphQuery) -> str:
         return f"{query.entity.label}: its relations"
     ends = (query.entity.label, query.relation, "?")
     return ", ".join(ends if query.direction != "in" else ends[::-1])
+
+
+def _cut(share: float) -> str:
+    return f"{share:.0%} of the text, from its middle: it did not fit the model's window"
 
 
 def verdict(decision: Decision) -> str:

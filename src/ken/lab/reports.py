@@ -56,8 +56,7 @@ class ReportsConfig(Explained):
 
     parts: of a report. short_facts, long_facts: attributes that a part states. short_mentions, long_mentions: sentences
     of a part that only mention an attribute. short_noise, long_noise: its sentences of noise. values: of each
-    attribute. companies: that reports are about. reports: of each length, for tests (and as many for choosing
-    settings).
+    attribute. companies: that reports are about.
     """
 
     called = "a world of reports"
@@ -71,7 +70,6 @@ class ReportsConfig(Explained):
     long_noise: int = Field(default=6, ge=0)
     values: int = Field(default=6, ge=2)
     companies: int = Field(default=20, ge=1)
-    reports: int = Field(default=24, ge=1)
     seed: int = 0
 
     @model_validator(mode="after")
@@ -168,10 +166,12 @@ class ReportsWorld:
             parts.append(" ".join([f"Part {part + 1}.", *(sentences[int(i)] for i in rng.permutation(len(sentences)))]))
         return Report(name, _pick(self.companies, rng), length, tuple(parts), tuple(stated))
 
-    def reports(self, length: Length, split: Literal["test", "dev"] = "test", *, draw: int = 0) -> list[Report]:
-        """The reports of a split, the same every time; another `draw` gives others."""
+    def reports(
+        self, length: Length, count: int, split: Literal["test", "dev"] = "test", *, draw: int = 0
+    ) -> list[Report]:
+        """`count` reports of a split, the same every time; another `draw` gives others."""
         rng = np.random.default_rng(derive_seed("reports", self.config.seed, length, split, draw))
-        return [self.report(f"{split}-{length}-{i}", length, rng) for i in range(self.config.reports)]
+        return [self.report(f"{split}-{length}-{i}", length, rng) for i in range(count)]
 
     def _value(self, key: str, rng: np.random.Generator) -> str:
         return _pick(self.values[key], rng)

@@ -51,7 +51,8 @@ SHORT = {"location": "loc", "reasoning": "reas", "comparison": "comp", "hallucin
 class Settings(Frozen):
     """asked: the reports on which arms are measured: drawn by the seed, or, while settings are being chosen, those of
     the "dev" split. retrain: every seed trains both models anew; else the seed draws reports and questions, and the
-    models are always the same. vectors: by which half of the chunks are found, "none" for BM25 alone.
+    models are always the same. reports, dev_reports: of each length, to measure on and for the router to learn from.
+    vectors: by which half of the chunks are found, "none" for BM25 alone.
     """
 
     strong: ReportsBaseConfig = strong_config()
@@ -62,6 +63,8 @@ class Settings(Frozen):
     chunk_words: int = Field(default=CHUNK_WORDS, ge=2)
     overlap: int = Field(default=CHUNK_OVERLAP, ge=0)
     vectors: Literal["minilm", "none"] = "minilm"
+    reports: int = Field(default=16, ge=1)
+    dev_reports: int = Field(default=8, ge=1)
     pairs: int = Field(default=5, ge=1)
 
 
@@ -205,7 +208,8 @@ def _ask(
     dense = minilm() if settings.vectors == "minilm" else None
     made: list[Asked] = []
     for length in LENGTHS:
-        reports = world.reports(length, split, draw=seed)
+        count = settings.reports if split == "test" else settings.dev_reports
+        reports = world.reports(length, count, split, draw=seed)
         generator = QuestionGenerator(RuleWriter(reports), seed=seed)
         for report in reports:
             source = index_document(
@@ -330,7 +334,7 @@ paper = Paper(
         "about the paper's own predictions, are judged by `ken replay lara` on a copy of Alibaba-NLP/LaRA."
     ),
     full=Settings(),
-    smoke=Settings(strong=smoke_config(), weak=smoke_config(), vectors="none", pairs=1),
+    smoke=Settings(strong=smoke_config(), weak=smoke_config(), vectors="none", reports=1, dev_reports=1, pairs=1),
     prepare=prepare,
     arms=ARMS,
     claims=CLAIMS,

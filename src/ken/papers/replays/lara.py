@@ -18,7 +18,7 @@ CARD_MODELS = (
     "llama-3.1-8b", "llama-3.2-3b", "llama-3.3-70b", "qwen2.5-7b-instruct", "qwen2.5-72b-instruct", "mistral-nemo",
     "gpt-4o", "gpt-4o-mini", "claude-3-5-sonnet-20241022", "gemini-1.5-pro",
 )  # fmt: skip
-RESAMPLES = 2_000  # of the bootstrap of every gap
+RESAMPLES = 1_000  # of the bootstrap of every gap
 
 
 @dataclass(frozen=True)
