@@ -237,6 +237,14 @@ def test_relations_read_from_either_side_and_merged() -> None:
     assert [n.line for n in listed(here, triples, names)] == ["use: a", "user: b", "inverse of part of: c"]
 
 
+def test_the_right_relation_with_another_entity_is_no_match() -> None:
+    here = entity("here")
+    triples = [Triple(subject=here, relation="people eat there", object=entity("fish"))]
+    lines = listed(here, triples, RelationNames())
+    assert match("people eat there: cakes", lines) is None
+    assert match("people eat there: fishes", lines) == (lines[0], "closest")
+
+
 @given(st.text())
 def test_reading_a_reply_never_raises(text: str) -> None:
     reply = parse_reply(text)

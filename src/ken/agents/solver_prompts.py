@@ -210,8 +210,13 @@ def match(said: str, neighbours: Sequence[Neighbour]) -> tuple[Neighbour, Way] |
     named = {n.entity.id: n for n in neighbours if f" {normalize_answer(n.label) or said} " in f" {plain} "}
     if len(named) == 1:
         return next(iter(named.values())), "closest"
-    ratio, closest = max(
-        ((SequenceMatcher(None, form.casefold(), said.casefold()).ratio(), n) for form, n in forms),
-        key=lambda pair: pair[0],
-    )
+    ratio, closest = max(((_likeness(n, said), n) for n in neighbours), key=lambda pair: pair[0])
     return (closest, "closest") if ratio >= CLOSE else None
+
+
+def _likeness(neighbour: Neighbour, said: str) -> float:
+    """How alike entity and reply are, in [0, 1], a relation before it left out: the right relation is no entity."""
+    words, relation = said.casefold(), neighbour.relation.casefold()
+    if words.startswith(relation):
+        words = words.removeprefix(relation).lstrip(" :)")
+    return SequenceMatcher(None, neighbour.label.casefold(), words).ratio()

@@ -56,7 +56,7 @@ class ConceptsBaseConfig(LabBaseConfig):
 
     world: ConceptsConfig = ConceptsConfig()
     context: int = 640
-    lookups: int = 9_000
+    lookups: int = 12_000
     told: int = 6
     drills: int = 6_000
     walks: int = 5_000
@@ -144,7 +144,8 @@ Line = tuple[str, str]  # relation, concept
 
 
 def lookups(config: ConceptsBaseConfig, world: ConceptWorld, rng: np.random.Generator) -> Iterator[list[Piece]]:
-    """Lists of neighbours as they stand in a walk, and then what is behind each relation, in random order."""
+    """Lists of neighbours as they stand in a walk, and then what is behind each relation, in random order,
+    three times over."""
     concepts, words = world.domain(0), world.words(0)
     for _ in range(config.lookups):
         size = int(rng.integers(3, 9))  # the shorter the lists, the sooner it is learnt
@@ -155,9 +156,10 @@ def lookups(config: ConceptsBaseConfig, world: ConceptWorld, rng: np.random.Gene
         lines = sorted(zip(labels, some[1:], strict=False))
         shown = "\n".join(f"{relation}: {end}" for relation, end in lines)
         pieces = [(f"{BOS} {SOLVE.token} Round 1. Current entity: {some[0]}\nNeighbours:\n{shown}\n", False)]
-        for i in rng.permutation(size):
-            relation, end = lines[int(i)]
-            pieces += [(f"{relation}:", False), (end, True)]
+        for _ in range(3):  # what is learnt is dense then: a third of all tokens
+            for i in rng.permutation(size):
+                relation, end = lines[int(i)]
+                pieces += [(f"{relation}:", False), (end, True)]
         yield pieces
 
 
