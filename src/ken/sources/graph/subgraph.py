@@ -16,7 +16,7 @@ from ken.core.choices import choices_of
 from ken.core.seeding import derive_seed
 from ken.sources.graph.mentions import mentioned
 from ken.sources.graph.names import normal_name
-from ken.sources.graph.paths import Edge, shortest_paths
+from ken.sources.graph.paths import Around, Edge, shortest_paths
 from ken.sources.graph.protocol import Direction, KnowledgeGraph, Linked, Neighbours, Relation
 
 Relevance = Callable[[str, Sequence[str]], Awaitable[Sequence[float]]]
@@ -139,7 +139,7 @@ class Subgraph:
             wanted = next(search)
             while True:
                 around = [t for entity in wanted for t in self._around.get(entity, ())]
-                wanted = search.send([Edge(t.subject.id, t.relation, t.object.id) for t in around])
+                wanted = search.send(Around([Edge(t.subject.id, t.relation, t.object.id) for t in around]))
         except StopIteration as end:
             return tuple(tuple(known[tuple(edge)] for edge in path) for path in end.value)
 
