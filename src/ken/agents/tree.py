@@ -28,7 +28,8 @@ from ken.core import Answer, BadInput, Candidate, Malformed, Passage, Step, SubQ
 from ken.core.seeding import derive_seed
 from ken.core.steps import NO_SCORE, Method, Origin
 from ken.metrics.text import normalize_answer, token_f1
-from ken.models import Generation, Instruction, Message, Model
+from ken.models import Generation, Instruction
+from ken.models.tokens import TokenCounter
 
 Confidence = Literal["explanation", "answer", "all", "probability"]
 """Which tokens count: those of the explanation (ProbTree's code), of the answer, or all of both, each as the mean of
@@ -43,7 +44,6 @@ Selector = Literal["max", "random", "closed", "open", "child", "oracle"]
 only)."""
 
 WINDOW = 4097  # tokens of text-davinci-003, for models that do not say how many they take
-CHARACTERS = 3  # of a token, for models whose tokenizer is not known; more in English, fewer in other scripts
 ANSWER_TOKENS = 256
 EVERYTHING = 10**9  # words: what is too long is left out by passages
 
@@ -302,7 +302,7 @@ class Tree(Strategy):
         window = self.window or getattr(attempt.model, "limit", None) or WINDOW
         tried: Prompt | None = None
         for tried in prompts:
-            if count_tokens(attempt.model, *tried) + tokens <= window:
+            if TokenCounter(attempt.model).of_prompt(*tried) + tokens <= window:
                 break
         else:
             return _no_answer(method, NOTHING if tried is None else "the prompt is too long")
@@ -384,11 +384,3 @@ def unique(found: Iterable[Sequence[Passage]]) -> list[Passage]:
     for passage in chain.from_iterable(found):
         first.setdefault((passage.title, passage.text), passage)
     return list(first.values())
-
-
-def count_tokens(model: Model, instruction: Instruction, text: str) -> int:
-    """How long a prompt is, by the model's own tokenizer where it can be had, else estimated from its characters."""
-    render = getattr(model, "render", None)
-    if render is not None:
-        return len(render([Message("system", instruction), Message("user", text)])[1])
-    return math.ceil((len(instruction.text) + len(text)) / CHARACTERS)

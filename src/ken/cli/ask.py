@@ -19,8 +19,9 @@ def ask(  # noqa: PLR0917 (typer reads the options from the signature)
     strategy: Annotated[
         str,
         typer.Option(
-            help="direct, rag, search, adaptive, ircot, self-ask, stepwise; tools, tool-stages or "
-            "tool-stages-iterative (which run code in a sandbox)."
+            metavar="NAME",
+            help="direct, rag, search, adaptive, tools (which runs code in a sandbox), graph, tree, …; a wrong name "
+            "lists them all, docs/ask.md says what they do.",
         ),
     ] = "adaptive",
     top_k: options.TopK = 3,

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from ken.models.conversation import Instruction, Message
 from ken.models.protocol import Model
 
 TOKENS_PER_WORD = 1.3  # of English, for the tokenizers of large models: an estimate, and always called one
@@ -42,6 +43,13 @@ class TokenCounter:
             return self.model.count_tokens(text)
         words = sum(1 for match in _WORD.finditer(text) if match[0][0].isalnum() or match[0][0] == "_")
         return -int(-words * TOKENS_PER_WORD // 1)
+
+    def of_prompt(self, instruction: Instruction, text: str) -> int:
+        """Tokens of a whole prompt, chat template included where the model has it at hand."""
+        render = getattr(self.model, "render", None)
+        if render is not None:
+            return len(render([Message("system", instruction), Message("user", text)])[1])
+        return self(instruction.text) + self(text)
 
     def cut(self, text: str, most: int) -> str:
         """The longest opening of `text` that ends with a whole word and takes at most `most` tokens; "" when the first
