@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from ken.core import (
     Answer,
+    Candidate,
     Decision,
     Entity,
     GraphQuery,
@@ -23,6 +24,7 @@ from ken.core import (
     Search,
     Segment,
     Step,
+    SubQuestion,
     Thought,
     ToolCall,
     Trajectory,
@@ -66,6 +68,27 @@ STEPS: dict[type, st.SearchStrategy[Any]] = {
         error=st.booleans(),
     ),
     ToolCall: st.builds(ToolCall, name=texts, arguments=metas),
+    SubQuestion: st.builds(
+        SubQuestion,
+        index=st.integers(0, 99),
+        text=texts,
+        children=st.lists(st.integers(0, 99), max_size=2).map(tuple),
+        question=texts,
+        decomposition=st.none() | st.floats(-100, 0),
+        candidates=st.lists(
+            st.builds(
+                Candidate,
+                method=st.sampled_from(["closed", "open", "child"]),
+                text=texts,
+                score=st.floats(-100, 1),
+                confidence=st.none() | st.floats(-100, 1),
+                agreement=st.booleans(),
+                problem=texts,
+            ),
+            max_size=2,
+        ).map(tuple),
+        chosen=st.sampled_from(["closed", "open", "child", None]),
+    ),
     Answer: st.builds(Answer, text=texts, confidence=shares, source=origins, partial=st.booleans()),
     Malformed: st.builds(Malformed, text=texts, problem=texts),
 }

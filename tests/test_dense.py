@@ -238,7 +238,7 @@ Index.build(documents, sys.argv[1], dense=sys.argv[2])
 """
 
 
-@pytest.mark.parametrize("write", [1, 4])
+@pytest.mark.parametrize("write", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_a_build_killed_among_its_vectors_uses_them_again(
     model: str, tmp_path: Path, write: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -262,3 +262,19 @@ def test_keys_tell_title_and_text_apart(tmp_path: Path) -> None:
     keys = ensure(store, Fake("none"), [("a", "b"), ("", "ab"), ("a", "b")])
     assert keys[0] == keys[2] != keys[1]
     assert len(store) == 2
+
+
+def test_a_group_is_searched_by_meaning_and_its_vectors_are_at_hand(model: str, tmp_path: Path) -> None:
+    pages = [p.model_copy(update={"id": f"{'animals' if p.id == 'cat' else 'things'}/{p.id}"}) for p in DOCUMENTS]
+    index = Index.build(pages, tmp_path / "index", dense=model)
+    for mode in ("dense", "hybrid"):
+        found = index.search("kitten naps", 3, mode=mode, within="things")  # type: ignore[arg-type]
+        assert [p.id.split("/")[0] for p in found] == ["things"] * 3
+    assert index.search("kitten naps", 3, mode="dense", within="animals")[0].id == "animals/cat"
+    vectors = index.vectors(index.passages())
+    assert vectors is not None
+    assert vectors.shape == (4, 384)
+    texts = [(p.title, p.text) for p in index.passages()]
+    assert np.allclose(vectors, Encoder(model).documents(texts), atol=1e-5)
+    with pytest.raises(SourceError, match="lack texts"):
+        index.vectors([Passage(id="x", text="not of this index")])

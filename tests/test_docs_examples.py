@@ -223,4 +223,4 @@ def test_training(practised: Reader) -> None:
 @pytest.mark.slow
 def test_reproduce(reader: Reader) -> None:
     pytest.importorskip("trl", reason="needs the extra `train`")
-    assert reader.read("reproduce.md") == 3
+    assert reader.read("reproduce.md") == 4

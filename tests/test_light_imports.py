@@ -38,6 +38,7 @@ def test_the_probe_sees_what_is_loaded():
         ["audit", "--help"],
         ["index", "--help"],
         ["papers", "digest", "--help"],
+        ["replay", "--help"],
         ["nonsense"],
     ],
 )

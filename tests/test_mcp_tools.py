@@ -508,7 +508,8 @@ def test_servers_are_for_the_strategy_that_can_use_them(tmp_path: Path) -> None:
         "ask", "Who?", "--model", "openai/m", "--base-url", "http://localhost:1/v1", "--mcp", "x", cwd=tmp_path
     )
     assert done.returncode == 2
-    assert "only the strategies 'tools' and 'adaptive-tools' can use MCP servers" in done.stderr
+    names = "'tools', 'adaptive-tools', 'tool-stages', 'tool-stages-iterative'"
+    assert f"only the strategies {names} can use MCP servers" in done.stderr
     assert done.stderr.count("\n") == 1
 
 

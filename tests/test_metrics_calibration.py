@@ -196,6 +196,14 @@ def test_a_perfect_confidence_has_no_excess_and_a_constant_one_the_base_risk(rig
     assert len(constant.risk) == 1
 
 
+def test_a_grade_such_as_f1_is_averaged_like_being_right() -> None:
+    (low, high) = reliability([0.2, 0.2, 0.9], [0.5, 1.0, 0.25], bins=2)
+    assert (low.count, low.accuracy, high.accuracy) == (2, 0.75, 0.25)
+    assert expected_calibration_error([0.75], [0.5]) == pytest.approx(0.25)
+    with pytest.raises(ValueError, match="grade"):
+        reliability([0.5], [1.5])
+
+
 # --- bad input -------------------------------------------------------------------------------------------------------
 
 

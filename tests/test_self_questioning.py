@@ -123,7 +123,7 @@ def reply(prompt: str) -> str:
         return json.dumps({"answer": known})
     if "Text 2 :" not in prompt:  # closed book
         return "<answer> same </answer>"
-    one, two = prompt.split("Text 2 :")
+    one, two = prompt.split("Text 2 :")[1].split("Notes on text 2 :") if "Notes on text 2" in prompt else ("", "")
     notes = [[line[4:] for line in part.splitlines() if line.startswith("A : ")] for part in (one, two)]
     same = bool(notes[0]) and notes[0] == notes[1]
     return json.dumps({"label": int(same), "confidence": 9 if notes[0] else 3})
@@ -216,7 +216,7 @@ def test_the_question_writer_may_be_another_model() -> None:
 
 def test_the_inverted_wording_asks_the_opposite() -> None:
     assert "different inventions" in judge_instruction("different").text
-    assert render_pair(["a", "b"], ["", "Q : x"]) == "Text 1 : a\nText 2 : b\nQ : x"
+    assert render_pair(["a", "b"], ["", "Q : x"]) == "Text 1 : a\nText 2 : b\nNotes on text 2 :\nQ : x"
     made = run(SelfQuestioning("raw", wording="different").run(PAIR, ScriptedModel(reply), Sources()))
     assert made.answer == "same"  # label 0: not different
 

@@ -325,6 +325,145 @@ print(sorted(set(refused) - set(held)))
     assert kernel(code.replace("{NUMBERS}", str(numbers))).text == "[]"
 
 
+def escaped(attempts: dict[str, str], tool: PythonTool = TOOL) -> list[str]:
+    """Which of these pieces of code ran to their end, all tried in one process without the white-lists."""
+    code = f"""
+import ctypes, os, signal, socket, sys
+libc = ctypes.CDLL(None, use_errno=True)
+def call(number, *arguments):
+    result = libc.syscall(number, *arguments)
+    if result == -1:
+        raise OSError(ctypes.get_errno(), "refused")
+    return result
+for name, attempt in {attempts!r}.items():
+    try:
+        exec(attempt)
+    except BaseException:
+        pass
+    else:
+        print("ESCAPED", name)
+print("tried all")
+"""
+    lines = kernel(code, tool).text.splitlines()
+    assert lines[-1] == "tried all", lines
+    return lines[:-1]
+
+
+def test_the_escapes_below_would_be_seen() -> None:
+    assert escaped({"adds": "1 + 1", "fails": "1 / 0", "asks who it is": "call(39)"})[0] == "ESCAPED adds"
+
+
+def test_no_file_of_ours_can_be_read_by_any_way_through_proc_or_links(tmp_path: Path) -> None:
+    """Also not by links that lie there already, by the parent's root, folders and descriptors, or by what the kernel
+    keeps as files."""
+    (tmp_path / "secret").write_text("sk-secret")
+    (tmp_path / "link").symlink_to(tmp_path / "secret")
+    (tmp_path / "passwd").symlink_to("/etc/passwd")
+    parent, here = os.getpid(), str(tmp_path)
+    library = Path(os.__file__).parent
+    paths = [
+        *(f"{here}/{name}" for name in ("secret", "link", "passwd")),
+        *(f"{root}{here}/secret" for root in ("/proc/self/root", f"/proc/{parent}/root", "/proc/1/root", "//")),
+        *(f"/proc/{p}/{name}" for p in ("self", parent, 1) for name in ("environ", "mem", "maps", "cmdline")),
+        # of its own descriptors there is only the pipe that its output goes to, which it may read
+        *(f"/proc/{p}/fd/{fd}" for p in (parent, 1) for fd in range(3)),
+        *("/proc/thread-self/environ", "/proc/sysrq-trigger", "/proc/kcore", "/dev/mem", "/dev/kmsg"),
+        *("/dev/shm", "/dev/ptmx", "/etc/shadow", "/etc/hosts", "/", "."),
+        *(f"{library}/../../../../../../../..{here}/secret", str(Path.home() / ".netrc"), str(Path.home() / ".bashrc")),
+    ]
+    assert not escaped({f"reads {path}": f"os.read(os.open({path!r}, os.O_RDONLY), 9)" for path in paths})
+    assert not escaped({f"lists {path}": f"os.listdir({path!r})" for path in ("/", "/proc", here, "/proc/self/fd")})
+    assert not escaped({f"writes {p}": f"os.open({p!r}, os.O_WRONLY)" for p in (*paths, str(library / "os.py"))})
+
+
+X86 = sys.platform == "linux" and os.uname().machine == "x86_64"
+
+
+def test_processes_cannot_be_made_found_or_disturbed() -> None:
+    parent = os.getpid()
+    by_number = {
+        "vfork": "call(58)",
+        "clone": "call(56, 17, 0, 0, 0, 0)",
+        "exec by descriptor": "call(322, 0, b'/bin/true', 0, 0, 0)",
+        "signals by queue": f"call(129, {parent}, 0, 0)",
+        "signals a thread": f"call(234, {parent}, {parent}, 0)",
+        "traces the parent": f"call(101, 16, {parent}, 0, 0)",
+        "reads the parent's memory": f"call(310, {parent}, 0, 0, 0, 0, 0)",
+        "writes the parent's memory": f"call(311, {parent}, 0, 0, 0, 0, 0)",
+    }
+    assert not escaped(
+        {
+            "fork bomb": "while True: os.fork()",
+            "thread bomb": "import threading\nwhile True: threading.Thread(target=input).start()",
+            "double fork": "os.fork() or os.setsid() or os.fork()",
+            "clone3": "call(435, 0, 0)",
+            "exec": "os.execve('/bin/sh', ['sh', '-c', 'true'], {})",
+            "kills the parent": f"os.kill({parent}, 0)",
+            "kills the group": "os.killpg(os.getpgid(0), 0)",
+            "kills everybody": "os.kill(-1, 0)",
+            "opens a process": f"os.pidfd_open({parent})",
+            "priority": f"os.setpriority(os.PRIO_PROCESS, {parent}, 19)",
+            "scheduler": f"os.sched_setaffinity({parent}, {{0}})",
+            "limits of the parent": f"import resource; resource.prlimit({parent}, resource.RLIMIT_NOFILE, (1, 1))",
+            **(by_number if X86 else {}),
+        }
+    )
+
+
+def test_no_way_out_through_sockets_memory_or_the_kernel() -> None:
+    by_number = {
+        "shared memory": "call(29, 0, 4096, 0o1600)",
+        "message queue": "call(68, 0, 0o1600)",
+        "keys": "call(248, b'user', b'x', b'y', 1, -2)",
+        "bpf": "call(321, 0, 0, 0)",
+        "perf": "call(298, 0, 0, -1, -1, 0)",
+        "userfaultfd": "call(323, 0)",
+        "mount": "call(165, b'none', b'/', b'tmpfs', 0, 0)",
+        "new namespaces": "call(272, 0x10000000)",
+        "another filter": "call(317, 1, 0, 0)",
+        "modules": "call(175, 0, 0, b'')",
+    }
+    assert not escaped(
+        {
+            "tcp": "socket.socket(socket.AF_INET)",
+            "tcp 6": "socket.socket(socket.AF_INET6)",
+            "unix": "socket.socket(socket.AF_UNIX)",
+            "netlink": "socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)",
+            "pair": "socket.socketpair()",
+            "resolver": "socket.getaddrinfo('localhost', 80)",
+            "shared memory file": "import _posixshmem; _posixshmem.shm_open('/x', os.O_CREAT | os.O_RDWR, mode=384)",
+            "memory file": "os.memfd_create('x')",
+            "io_uring": "call(425, 1, 0)",
+            "chroot": "os.chroot('.')",
+            "changes folder to the root": "os.chdir('/'); os.listdir('.')",
+            "more memory": "import resource; resource.setrlimit(resource.RLIMIT_AS, (2**40, 2**40))",
+            "more files": "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (10**6, 10**6))",
+            "the clock": "import time; time.clock_settime(time.CLOCK_REALTIME, 0)",
+            "the host's name": "socket.sethostname('x')",
+            **(by_number if X86 else {}),
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import os, signal\nos.close(1)\nos.close(2)\nwhile True: pass",
+        "import time\nwhile True:\n    try: time.sleep(60)\n    except BaseException: pass",
+        "import os\nos.read(os.pipe()[0], 1)",
+        "import sys\nwhile True: sys.stderr.write('x' * 10**6)",
+        "import os\nwhile True: os.write(1, b'\\0' * 10**6)",
+    ],
+)
+def test_waiting_and_flooding_end_with_the_time(code: str) -> None:
+    started = time.perf_counter()
+    result = kernel(code, SHORT)
+    assert not result.ok
+    assert "longer than 0.4 s" in result.text or "not permitted" in result.text
+    assert len(result.text) <= 1024 + 100
+    assert time.perf_counter() - started < 5
+
+
 def test_nobody_outside_hears_of_it(tmp_path: Path) -> None:
     """A server that listens, a file that could be changed, a parent that could be killed: all as they were."""
     target = tmp_path / "precious"

@@ -54,14 +54,18 @@ def numbers(run: Path) -> list[dict[str, float]]:
     return [{k: v for k, v in entry.items() if not k.startswith(timed)} for entry in entries]
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+GROUP = {"steps": 12, "save_every": 5, "schedule": "linear"}
+GAE = {"steps": 12, "save_every": 5, "advantage": "gae", "epochs": 2}
+
+
 @pytest.mark.parametrize(
-    "changes",
+    ("how", "changes"),
     [
-        {"steps": 12, "save_every": 5, "schedule": "linear"},
-        {"steps": 12, "save_every": 5, "advantage": "gae", "epochs": 2},
+        pytest.param(signal.SIGKILL, GROUP, id="group-9"),
+        pytest.param(signal.SIGINT, GAE, id="gae-2"),
+        pytest.param(signal.SIGINT, GROUP, id="group-2", marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, GAE, id="gae-9", marks=pytest.mark.slow),
     ],
-    ids=["group", "gae"],
 )
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(
     tmp_path: Path, how: int, changes: dict[str, Any]

@@ -22,7 +22,7 @@ from ken.core import (
 )
 from ken.core.seeding import derive_seed
 from ken.models import Generation, Instruction, Message, Model
-from ken.sources import Retriever, Sources
+from ken.sources import Sources
 
 THOUGHT_ENDS = "</think>"
 
@@ -153,30 +153,28 @@ class Attempt:
         self._messages.append(Message("observation", content))
         self._pending.append(content)
 
-    async def search(self, query: str) -> tuple[Passage, ...] | None:
+    async def search(
+        self, query: str, *, k: int | None = None, steps: list[Step] | None = None
+    ) -> tuple[Passage, ...] | None:
         """Search and note both steps. None when the search engine failed, which is noted as an error observation.
 
+        k: passages, by default `top_k` of the sources. steps: where they are noted, for searches that run at once and
+        would come between each other's steps; by default in the record.
         Raises `SourceError` when there is no search engine.
         """
-        self._retriever()
-        self.steps.append(Search(query=query))
-        observation = await self.found(query)
-        self.steps.append(observation)
-        return None if observation.error else observation.passages
-
-    async def found(self, query: str) -> Observation:
-        """What a search brings, noted nowhere but in the usage. Raises `SourceError` when there is no search engine."""
-        retriever = self._retriever()
+        retriever = self.sources.search
+        if retriever is None:
+            raise SourceError(f"the strategy {self.strategy!r} searches, but there is no index; give one with --index")
+        steps = self.steps if steps is None else steps
+        steps.append(Search(query=query))
         self._usage += Usage(search_calls=1)
         try:
-            return Observation(passages=tuple(await retriever.search(query, self.sources.top_k)))
+            passages = tuple(await retriever.search(query, k or self.sources.top_k))
         except SourceError as error:
-            return Observation(note=str(error), error=True)
-
-    def _retriever(self) -> Retriever:
-        if self.sources.search is None:
-            raise SourceError(f"the strategy {self.strategy!r} searches, but there is no index; give one with --index")
-        return self.sources.search
+            steps.append(Observation(note=str(error), error=True))
+            return None
+        steps.append(Observation(passages=passages))
+        return passages
 
     def count(self, usage: Usage) -> None:
         """Add what a source cost to what the attempt costs."""

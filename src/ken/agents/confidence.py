@@ -8,24 +8,33 @@ import re
 from ken.models import Generation
 
 
-def span_probability(generation: Generation, start: int, end: int) -> float | None:
-    """The probability of the tokens that overlap characters [start, end) of the text, given what stands before them.
+def span_logprobs(generation: Generation, start: int, end: int) -> tuple[float, ...] | None:
+    """The log-probabilities of the tokens that overlap characters [start, end) of the text, given what stands before
+    them; () where there are none.
 
     None when the model gave no log-probabilities, or its tokens do not spell out the text.
     """
     if generation.logprobs is None or generation.tokens is None:
         return None
-    total, position, hit, unwritten = 0.0, 0, False, 0.0
+    found: list[float] = []
+    unwritten: list[float] = []
+    position = 0
     for token, logprob in zip(generation.tokens, generation.logprobs, strict=True):
-        unwritten += logprob
+        unwritten.append(logprob)
         if not token:  # the first bytes of a character, which is written with its last
             continue
         if position < end and position + len(token) > start:
-            total += unwritten
-            hit = True
+            found += unwritten
         position += len(token)
-        unwritten = 0.0
-    return min(1.0, math.exp(total)) if hit and position == len(generation.text) else None
+        unwritten = []
+    return tuple(found) if position == len(generation.text) else None
+
+
+def span_probability(generation: Generation, start: int, end: int) -> float | None:
+    """The probability of the tokens that overlap characters [start, end) of the text; None as above, and where there
+    are none."""
+    found = span_logprobs(generation, start, end)
+    return min(1.0, math.exp(sum(found))) if found else None
 
 
 def tag_probability(generation: Generation, tag: str) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ken.agents.attempt import Attempt
 from ken.agents.confidence import tag_probability
-from ken.agents.instructions import CLOSED, INVALID_ANSWER
+from ken.agents.instructions import CLOSED, CLOSED_BRIEF, INVALID_ANSWER
 from ken.agents.protocol import escape, parse_answer, parse_steps, parse_thoughts
 from ken.agents.strategy import Strategy
 from ken.core import Answer, Malformed, Search
@@ -18,6 +18,18 @@ class Direct(Strategy):
 
     async def solve(self, attempt: Attempt) -> None:
         attempt.begin(CLOSED, escape(attempt.question.text))
+        await write_answer(attempt)
+
+
+class InputOutput(Strategy):
+    """Answer without looking anything up and without a thought first ("IO prompting" of the papers that compare with
+    it)."""
+
+    name = "io"
+    answers_from = 1
+
+    async def solve(self, attempt: Attempt) -> None:
+        attempt.begin(CLOSED_BRIEF, escape(attempt.question.text))
         await write_answer(attempt)
 
 

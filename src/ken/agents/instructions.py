@@ -16,6 +16,15 @@ CLOSED = Instruction(
     ),
 )
 
+CLOSED_BRIEF = Instruction(
+    token="<io>",
+    text=(
+        "Answer the user's question from what you already know; you cannot look anything up. Do not reason, explain or "
+        "show any work: give only the answer itself, as short as possible, between <answer> and </answer>, for example "
+        "<answer> Lisbon </answer>. If you are not sure, give your best guess."
+    ),
+)
+
 READ = Instruction(
     token="<open>",
     text=(

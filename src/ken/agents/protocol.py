@@ -33,6 +33,7 @@ _BRACKET_CONTROL = re.compile(r"[\[［](\s*/?\s*[a-z]?[A-Z][A-Z_]{2,}\s*)[\]］]
 
 WORD_CHARACTERS = 8  # a word is taken to be at most this long where text is cut; some scripts have no spaces
 TITLE_WORDS = 40
+MAX_WORDS = 1000  # of all passages that are shown together
 
 
 def escape(text: str) -> str:
@@ -47,7 +48,7 @@ def escape(text: str) -> str:
     return _BRACKET_CONTROL.sub(r"(\1)", text)
 
 
-def render_passages(passages: Sequence[Passage], *, max_words: int = 1000) -> str:
+def render_passages(passages: Sequence[Passage], *, max_words: int = MAX_WORDS) -> str:
     """Passages as the model sees them, escaped: `Doc i(Title: t) text` lines between `<information>` tags (card 00).
 
     Together they are cut to about `max_words` words, each to an equal share, so that one long document cannot push out

@@ -22,7 +22,7 @@ from ken.agents.json_reply import json_object
 from ken.agents.pair_judge import Rule, Wording, judge_pair, render_pair
 from ken.agents.protocol import escape, render_passages
 from ken.agents.strategy import Strategy
-from ken.core import Answer, BadInput, Malformed, Origin, Passage, Search, Step, Thought
+from ken.core import Answer, BadInput, Malformed, Origin, Passage, Step, Thought
 from ken.core.pairs import SAME
 from ken.core.seeding import derive_seed
 from ken.models import Model
@@ -217,10 +217,10 @@ class SelfQuestioning(Strategy):
             return Notes(questions, tuple(None for _ in questions), tuple(steps))
         found: list[tuple[Passage, ...]] = []
         if self.needs_search:
-            for question in questions:  # one after the other, so that each search stands before what it brought
-                observation = await attempt.found(question)
-                steps += [Search(query=question), observation]
-                found.append(observation.passages)
+            noted: list[list[Step]] = [[] for _ in questions]
+            searches = (attempt.search(q, steps=own) for q, own in zip(questions, noted, strict=True))
+            found = [passages or () for passages in await asyncio.gather(*searches)]
+            steps += [step for own in noted for step in own]
         answers = await asyncio.gather(
             *(
                 self._answer(attempt, question, found[i] if found else None, steps)

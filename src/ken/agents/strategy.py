@@ -11,6 +11,7 @@ from ken.agents.watch import Watch
 from ken.core import BadInput, ModelError, Origin, Question, Sampling, SourceError, Trajectory
 from ken.models import Model
 from ken.sources import Sources
+from ken.sources.search.protocol import Library
 
 
 class Strategy(ABC):
@@ -21,6 +22,7 @@ class Strategy(ABC):
     name: ClassVar[str]
     needs_search: ClassVar[bool] = False
     needs_graph: ClassVar[bool] = False
+    needs_documents: ClassVar[bool] = False  # whole ones, which not every search engine keeps
     # From this turn of the model on (the first is 1), the first complete <answer> of a turn is the answer, so that it
     # may be shown as it is written. None: only what ends up as the answer is one.
     answers_from: ClassVar[int | None] = None
@@ -60,10 +62,17 @@ class Strategy(ABC):
 
 def check_sources(strategies: Iterable[Strategy], sources: Sources) -> None:
     """Raise `BadInput` when a strategy needs a source that there is not."""
+    chosen = list(strategies)
     lacking: dict[str, list[str]] = {}
-    for strategy in strategies:
+    for strategy in chosen:
         if (lack := strategy.lacks(sources.there)) is not None:
             lacking.setdefault(lack, []).append(repr(strategy.name))
     for lack, names in lacking.items():
         verb = "needs" if len(names) == 1 else "need"
         raise BadInput(f"no {lack} was given, and {', '.join(names)} {verb} one; name one, or use only 'direct'")
+    if not isinstance(sources.search, Library) and (reading := [repr(s.name) for s in chosen if s.needs_documents]):
+        name = getattr(sources.search, "name", "the source")
+        raise BadInput(
+            f"{name} gives only passages, and {', '.join(reading)} must read whole documents; name the folder of an "
+            "index"
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from ken.agents.attempt import Attempt
 from ken.agents.confidence import tag_probability
@@ -103,6 +103,7 @@ class ToolLoop(Strategy):
     search, code: which tools are enabled; the prompt follows (the four variants are the paper's ablations).
     interpreter: what runs the code, by default sandboxed Python. more: tools of MCP servers, each with a tag of its own
     name (`ken.sources.tools.mcp.open_mcp_tools`); problems: why others are missing, noted in every attempt.
+    allow: which of them may be called although they change something outside, or True for all.
     budget: most calls of one tool in an attempt, by tag.
     characters: of an observation, head and tail kept. Searches go to the sources; how many passages they show is
     `Sources.top_k`. `tools` counts all calls; ask it (`tools.check()`) whether the tools are up.
@@ -122,6 +123,7 @@ class ToolLoop(Strategy):
         interpreter: Tool | None = None,
         more: Sequence[McpTool] = (),
         problems: Sequence[str] = (),
+        allow: Iterable[str] | bool = False,
         max_turns: int = 4,
         budget: Mapping[str, int] | None = None,
         characters: int = 8192,
@@ -130,7 +132,7 @@ class ToolLoop(Strategy):
             raise BadInput(f"max_turns is {max_turns}; the tool loop needs at least one turn")
         if interpreter is not None and interpreter.name != CODE:
             raise BadInput(f"the interpreter is called {interpreter.name!r}; the tag is <code>, so name it 'code'")
-        self.tools = Toolbox([*([interpreter or PythonTool()] if code else []), *more])
+        self.tools = Toolbox([*([interpreter or PythonTool()] if code else []), *more], allow=allow)
         self.problems = tuple(problems)
         self.enabled = (*(tag for tag, on in ((SEARCH, search), (CODE, code)) if on), *(tool.name for tool in more))
         self.instruction = tool_instruction(search=search, code=code, more=more)

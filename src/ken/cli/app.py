@@ -56,6 +56,8 @@ def _assemble() -> None:
         mcp,
         papers,
         papers_feed,
+        reading,
+        replay,
         retrieve,
         rewriting,
         serve,
@@ -65,6 +67,7 @@ def _assemble() -> None:
     app.command("ask")(ask.ask)
     audit.app.command("feasibility")(feasibility.feasibility)
     audit.app.command("knowledge")(knowledge.knowledge)
+    audit.app.command("reading")(reading.reading)
     audit.app.command("rewriting")(rewriting.rewriting)
     app.add_typer(audit.app, name="audit")
     app.command("search")(index.search)
@@ -76,6 +79,7 @@ def _assemble() -> None:
     papers.app.command("digest")(papers_feed.digest)
     app.add_typer(papers.app, name="papers")
     app.command("reproduce")(papers.reproduce)
+    app.command("replay")(replay.replay)
     app.command("train")(train.train)
     app.add_typer(retrieve.app, name="retrieve")
     app.command("serve")(serve.serve)

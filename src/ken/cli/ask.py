@@ -19,7 +19,8 @@ def ask(  # noqa: PLR0917 (typer reads the options from the signature)
     strategy: Annotated[
         str,
         typer.Option(
-            help="direct, rag, search, adaptive, ircot, self-ask, stepwise or tools (which runs code in a sandbox)."
+            help="direct, rag, search, adaptive, ircot, self-ask, stepwise; tools, tool-stages or "
+            "tool-stages-iterative (which run code in a sandbox)."
         ),
     ] = "adaptive",
     top_k: options.TopK = 3,
@@ -37,10 +38,27 @@ def ask(  # noqa: PLR0917 (typer reads the options from the signature)
     mcp: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="COMMAND|URL", help="For --strategy tools: an MCP server whose tools may be used; may be repeated."
+            metavar="COMMAND|URL",
+            help="For --strategy tools and tool-stages: an MCP server whose tools may be used; may be repeated.",
+        ),
+    ] = None,
+    tools: Annotated[
+        str, typer.Option(metavar="FILE", help="For --strategy tool-stages: a JSON file of HTTP endpoints to call.")
+    ] = "",
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TOOL", help="A tool that may be called although it changes something outside; may be repeated."
         ),
     ] = None,
     graph: options.Graph = "",
+    within: Annotated[
+        str,
+        typer.Option(
+            metavar="FOLDER",
+            help="Only documents whose ids lie in this folder of the index, such as the reviews of one product.",
+        ),
+    ] = "",
 ) -> None:
     """Answer a question over your documents, searching only when the model does not know, and say why."""
     if not question.strip():
@@ -60,6 +78,8 @@ def ask(  # noqa: PLR0917 (typer reads the options from the signature)
         sampling=options.sampling(temperature, max_tokens, seed),
         mcp=mcp or (),
         graph=graph or None,
+        tools=tools or None,
+        allow=allow or (),
         **options.given(
             base_url=base_url,
             api_key=api_key,
@@ -82,9 +102,10 @@ def ask(  # noqa: PLR0917 (typer reads the options from the signature)
             show_trace(console, trajectory)
         elif trajectory.error is None:
             show_answer(console, trajectory)
-    if mcp and not trace:
+    if (mcp or strategy.startswith("tool-stages")) and not trace:
         for step in trajectory.steps:
-            if step.kind == "observation" and step.error:  # an answer without a tool that was asked for
+            # An answer without a tool that was asked for, or with one that failed.
+            if step.kind == "observation" and (step.error or step.note.startswith("[ERROR]")):
                 typer.echo(f"ken: {' '.join(plain(step.note).split())}", err=True)
     if trajectory.error is not None:
         typer.echo(f"ken: {' '.join(plain(trajectory.error).split())}", err=True)

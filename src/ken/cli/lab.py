@@ -29,9 +29,7 @@ Variant = Annotated[
 
 @app.command()
 def build(
-    world: Annotated[
-        str, typer.Argument(metavar="WORLD", help="factworld, calculation, conversations, conflict or multihop.")
-    ],
+    world: Annotated[str, typer.Argument(metavar="WORLD", help="factworld, multihop, …; a wrong name lists all.")],
     out: Annotated[
         Path | None, typer.Option(help="Folder for the checkpoint; default: a cache folder named by the settings.")
     ] = None,

@@ -12,20 +12,28 @@ if TYPE_CHECKING:
 
     from ken.core import Decision, GraphQuery, Passage, Trajectory
 
+SHOWN = 10  # passages under an answer
 _VERDICTS = {True: "knows", False: "does not know", None: "unreadable verdict"}
 
 
 def show_answer(console: Console, trajectory: Trajectory) -> None:
-    """The decision with its rationale, the answer, and the passages it rests on."""
+    """The decision with its rationale, the answer, and the passages or triples that it rests on."""
+    from ken.agents.graph_explain import kept, origin
+    from ken.core import Answer
+
     if trajectory.decision is not None:
         _line(console, "decision", verdict(trajectory.decision), style="magenta")
         if trajectory.decision.rationale:
             _line(console, "because", trajectory.decision.rationale)
     for search in trajectory.searches:
         _line(console, "searched", search.query, style="cyan")
+    if cut := max((s.left_out for s in trajectory.steps if s.kind == "observation"), default=0.0):
+        _line(console, "left out", _cut(cut), style="yellow")
     answer = trajectory.answer
-    if answer is not None:
+    if answer:
         _line(console, "answer", answer, style="bold green")
+    elif answer is not None:
+        _line(console, "no answer", "nothing that it tried gave one", style="red")
     else:
         written = next((s.text for s in reversed(trajectory.segments) if s.role == "policy"), "")
         _line(
@@ -34,10 +42,17 @@ def show_answer(console: Console, trajectory: Trajectory) -> None:
             f"the model ended without <answer>…</answer>; it wrote: {written.strip() or 'nothing'}",
             style="red",
         )
+    last = next((s for s in reversed(trajectory.steps) if isinstance(s, Answer)), None)
+    if last is not None and last.source is not None and trajectory.consulted:
+        _line(console, "source", origin(last))
+    for depth, triples in enumerate(kept(trajectory), start=1):
+        _line(console, f"hop {depth}", "; ".join(map(str, triples)))
     if trajectory.passages:
         console.print()
-        for number, passage in enumerate(trajectory.passages, start=1):
+        for number, passage in enumerate(trajectory.passages[:SHOWN], start=1):
             console.print(_passage(number, passage))
+        if (more := len(trajectory.passages) - SHOWN) > 0:
+            console.print(f"and {more} more, which --trace shows", style="dim")
 
 
 def show_trace(console: Console, trajectory: Trajectory) -> None:
@@ -53,12 +68,20 @@ def show_trace(console: Console, trajectory: Trajectory) -> None:
             case "graph_query":
                 _line(console, "graph", _asked(step), style="cyan")
             case "observation":
+                if step.left_out:
+                    _line(console, "left out", _cut(step.left_out), style="yellow")
                 if step.note:
                     _line(console, "observed", step.note, style="red" if step.error else "")
                 for triple in step.triples:
                     _line(console, "", str(triple))
                 for number, passage in enumerate(step.passages, start=1):
                     console.print(_passage(number, passage, indent="  "))
+            case "sub_question":
+                _line(console, "part", f"{step.index + 1}. {step.question or step.text}", style="cyan")
+                for candidate in step.candidates:
+                    mark = "✓" if candidate.method == step.chosen else " "
+                    said = candidate.text if not candidate.problem else f"no answer: {candidate.problem}"
+                    _line(console, "", f"{mark} {candidate.method} {candidate.score:.3f}  {said}")
             case "tool_call":
                 _line(console, "tool", f"{step.name} {step.arguments}", style="cyan")
             case "malformed":
@@ -73,6 +96,10 @@ def _asked(query: GraphQuery) -> str:
         return f"{query.entity.label}: its relations"
     ends = (query.entity.label, query.relation, "?")
     return ", ".join(ends if query.direction != "in" else ends[::-1])
+
+
+def _cut(share: float) -> str:
+    return f"{share:.0%} of the text, from its middle: it did not fit the model's window"
 
 
 def verdict(decision: Decision) -> str:

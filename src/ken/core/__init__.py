@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ken.core.question import Question as Question
     from ken.core.sampling import Sampling as Sampling
     from ken.core.steps import Answer as Answer
+    from ken.core.steps import Candidate as Candidate
     from ken.core.steps import Decision as Decision
     from ken.core.steps import Entity as Entity
     from ken.core.steps import GraphQuery as GraphQuery
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from ken.core.steps import Passage as Passage
     from ken.core.steps import Search as Search
     from ken.core.steps import Step as Step
+    from ken.core.steps import SubQuestion as SubQuestion
     from ken.core.steps import Thought as Thought
     from ken.core.steps import ToolCall as ToolCall
     from ken.core.steps import Triple as Triple
@@ -39,6 +41,7 @@ _NAMES = {
     "sampling": ("Sampling",),
     "steps": (
         "Answer",
+        "Candidate",
         "Decision",
         "Entity",
         "GraphQuery",
@@ -48,6 +51,7 @@ _NAMES = {
         "Passage",
         "Search",
         "Step",
+        "SubQuestion",
         "Thought",
         "ToolCall",
         "Triple",

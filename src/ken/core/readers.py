@@ -1,6 +1,8 @@
 """Readers for the field's question files and corpora, as they are.
 
 Questions: FlashRAG / Search-R1 jsonl (`id, question, golden_answers, metadata`), TAPO's (`question, golds, source`),
+multiple choice as CommonsenseQA, OpenBookQA (`question: {stem, choices}, answerKey`, or as the hub has them) and MedQA
+(`question, options, answer_idx`) write it, or with a list of `choices`: the candidates stand in `meta["choices"]`;
 HotpotQA (a json array of objects with `_id, question, answer, context, supporting_facts`), MuSiQue jsonl (`id,
 question, answer, answer_aliases, paragraphs`), pairs of texts (`text_a, text_b, label`), and plain text, one question a
 line; what is jsonl may be csv with a line of names. Corpora: jsonl `{"id", "contents"}`
@@ -73,6 +75,12 @@ def read_corpus(path: str | Path, *, bad: list[DataError] | None = None) -> Iter
                         yield passage.model_copy(update={"source": str(path)})
             else:
                 yield _document(record, str(path))
+
+
+def read_records(path: str | Path) -> Iterator[tuple[int, Record]]:
+    """Yield (line, object) of a file of jsonl, for formats of which there is a reader elsewhere. Raises `BadInput` for
+    a missing file, `DataError` for a line that is no JSON object."""
+    yield from _records(Path(path), None)
 
 
 # --- records ---------------------------------------------------------------------------------------------------------
@@ -186,8 +194,10 @@ def _finite(number: str) -> float:
 def _question(record: Record, line: int) -> Question:
     if "text_a" in record:
         return _pair(record, line)
-    text = _take(record, "question", str)
     identifier = _identifier(record) or f"line-{line}"
+    if (options := _options(record)) is not None:
+        return _multiple_choice(record, options, identifier)
+    text = _take(record, "question", str)
     if "paragraphs" in record:
         paragraphs = _take(record, "paragraphs", list)
         answers = [record.get("answer"), *_list(record, "answer_aliases")]  # the test split has neither
@@ -230,6 +240,48 @@ def _pair(record: Record, line: int) -> Question:
 
 
 _LABELS = {"1": True, SAME: True, "0": False, DIFFERENT: False, "": None, "none": None}
+
+
+def _options(record: Record) -> Any:
+    """Where the candidates of a multiple-choice question are, None when it is none."""
+    asked = record.get("question")
+    if isinstance(asked, dict):  # CommonsenseQA, OpenBookQA
+        return asked.get("choices")
+    return record.get("options") or record.get("choices")
+
+
+def _multiple_choice(record: Record, options: Any, identifier: str) -> Question:
+    asked = record.get("question", record.get("question_stem"))
+    stem = asked.get("stem") if isinstance(asked, dict) else asked
+    if not isinstance(stem, str):
+        raise _Problem("expected the question as a string, or its 'stem'")
+    if isinstance(options, dict) and {"label", "text"} <= options.keys():  # columns, as on the hub
+        if not (isinstance(options["label"], list) and isinstance(options["text"], list)):
+            raise _Problem("expected 'label' and 'text' of the choices to be lists")
+        options = [{"label": a, "text": b} for a, b in zip(options["label"], options["text"], strict=False)]
+    if isinstance(options, dict):  # MedQA
+        options = [{"label": key, "text": text} for key, text in options.items()]
+    if not isinstance(options, list) or not options:
+        raise _Problem(f"expected the choices to be a list or an object, found {_kind(options)}")
+    labelled: dict[str, str] = {}
+    for place, option in enumerate(options):
+        one = option if isinstance(option, dict) else {"text": option}
+        if not isinstance(one.get("text"), str | int | float) or not str(one["text"]).strip():
+            raise _Problem(f"choice {place + 1} has no text")
+        labelled[str(one.get("label", chr(ord("A") + place)))] = " ".join(str(one["text"]).split())
+    key = next((record[name] for name in ("answerKey", "answer_idx") if record.get(name) not in (None, "")), None)
+    golds: list[str]
+    if key is not None:
+        if str(key) not in labelled:
+            raise _Problem(f"the answer {key!r} is none of the choices {', '.join(labelled)}")
+        golds = [labelled[str(key)]]
+    else:
+        found: Any = next((record[n] for n in ("golden_answers", "golds", "answers", "answer") if n in record), None)
+        golds = [str(one) for one in (found if isinstance(found, list) else [found]) if one not in (None, "")]
+    meta = dict(record.get("metadata") or {})
+    concept = asked.get("question_concept") if isinstance(asked, dict) else record.get("question_concept")
+    meta |= {"question_concept": concept} if isinstance(concept, str) else {}
+    return Question(id=identifier, text=stem, answers=tuple(golds), meta={**meta, "choices": list(labelled.values())})
 
 
 def _document(record: Record, source: str) -> Passage:

@@ -97,11 +97,15 @@ class GraphQuery(Frozen):
 
 
 class Observation(Frozen):
-    """What came back: passages, triples, or a note from the environment (an error, a reminder of the format)."""
+    """What came back: passages, triples, or a note from the environment (an error, a reminder of the format).
+
+    `left_out` is the share of the passages' text that the model's window had no room for, in [0, 1].
+    """
 
     kind: Literal["observation"] = "observation"
     passages: tuple[Passage, ...] = ()
     triples: tuple[Triple, ...] = ()
+    left_out: float = Field(default=0.0, ge=0.0, le=1.0)
     note: str = ""
     error: bool = False
 
@@ -127,6 +131,55 @@ class Answer(Frozen):
     confidence: float | None = Field(default=None, ge=0.0, le=1.0)
 
 
+Method = Literal["closed", "open", "child"]
+"""How a part of a question is answered: from the weights, from what is found outside, or from the answers of its own
+parts (CB, OB and CA of ProbTree, arXiv 2311.13982)."""
+
+NO_SCORE = -100.0
+"""The score of a candidate that gives no answer: below every mean log-probability that a model can give."""
+
+
+class Candidate(Frozen):
+    """One answer to a part of a question.
+
+    score: what it competes with, higher is better; `NO_SCORE` for one that is no answer. confidence: how sure the model
+    was of this answer alone, on the same scale; None where it is not known. agreement: it was measured by how many
+    samples agree, since the model gives no log-probabilities. problem: why it is no answer, "" for one that is.
+    """
+
+    method: Method
+    text: str
+    score: float
+    confidence: float | None = None
+    agreement: bool = False
+    problem: str = ""
+
+
+class SubQuestion(Frozen):
+    """A part of a question that was answered on its own, or the question itself as the root of its parts.
+
+    index: its place in the order in which parts can be answered; children before parents, the root last. children:
+    their indices. text: as it was written; `#i` and `<i>` in it stand for the answer of the i-th child of its parent.
+    question: as it was asked, with those answers filled in; "" for one that was not asked. decomposition: how sure the
+    model was of its children, a mean log-probability. candidates: its answers; chosen: the method of the one that won,
+    None when there is no answer.
+    """
+
+    kind: Literal["sub_question"] = "sub_question"
+    index: int = Field(ge=0)
+    text: str
+    children: tuple[int, ...] = ()
+    question: str = ""
+    decomposition: float | None = None
+    candidates: tuple[Candidate, ...] = ()
+    chosen: Method | None = None
+
+    @property
+    def answer(self) -> Candidate | None:
+        """The candidate that won."""
+        return next((c for c in self.candidates if c.method == self.chosen), None)
+
+
 class Malformed(Frozen):
     """Model output that does not follow the protocol; `problem` says how."""
 
@@ -136,6 +189,6 @@ class Malformed(Frozen):
 
 
 Step = Annotated[
-    Thought | Decision | Search | GraphQuery | Observation | ToolCall | Answer | Malformed,
+    Thought | Decision | Search | GraphQuery | Observation | ToolCall | SubQuestion | Answer | Malformed,
     Field(discriminator="kind"),
 ]

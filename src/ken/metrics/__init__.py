@@ -25,8 +25,10 @@ from ken.metrics.decision import (
 from ken.metrics.ranks import RankScores
 from ken.metrics.retrieval import (
     answer_in_passages,
+    complete_at_k,
     hit_at_k,
     mean_reciprocal_rank,
+    ndcg_at_k,
     ranks_of,
     recall_at_k,
     reciprocal_rank,
@@ -41,7 +43,7 @@ from ken.metrics.statistics import (
     over_seeds,
     wilson,
 )
-from ken.metrics.text import exact_match, normalize_answer, substring_match, token_f1
+from ken.metrics.text import bleu, exact_match, lenient_match, normalize_answer, rouge_l, substring_match, token_f1
 
 __all__ = [
     "AwareScores",
@@ -56,11 +58,13 @@ __all__ = [
     "Spread",
     "answer_in_passages",
     "auroc",
+    "bleu",
     "bootstrap",
     "bootstrap_difference",
     "bootstrap_mean",
     "brier_score",
     "classify_search",
+    "complete_at_k",
     "count_search_use",
     "decision_of",
     "decision_table",
@@ -70,7 +74,9 @@ __all__ = [
     "f1_aware_difference",
     "f1_aware_interval",
     "hit_at_k",
+    "lenient_match",
     "mean_reciprocal_rank",
+    "ndcg_at_k",
     "normalize_answer",
     "oracle_greedy",
     "oracle_ksample",
@@ -80,6 +86,7 @@ __all__ = [
     "reciprocal_rank",
     "reliability",
     "risk_coverage",
+    "rouge_l",
     "solve_rate",
     "substring_match",
     "token_f1",

@@ -34,14 +34,16 @@ class ReliabilityBin:
 
 
 def reliability(
-    confidences: Scores, correct: Outcomes, *, bins: int = 15, equal_mass: bool = False
+    confidences: Scores, correct: Outcomes | Scores, *, bins: int = 15, equal_mass: bool = False
 ) -> tuple[ReliabilityBin, ...]:
     """The reliability curve: the bins that hold an attempt, in order of confidence.
 
+    correct: whether each attempt was right, or how right it was, in [0, 1], such as its token F1; `accuracy` is the
+    mean of either.
     bins: number of bins ≥ 1. They have equal width over [0, 1] (Guo et al. 2017, section 2), or with `equal_mass`
     about equal numbers of attempts (adaptive ECE, Nguyen & O'Connor 2015); equal confidences always share a bin.
     """
-    scores, right = _checked(confidences, correct, probability=True)
+    scores, right = _graded(confidences, correct)
     if bins < 1:
         raise ValueError(f"bins is {bins}; it must be at least 1")
     edges = np.linspace(0.0, 1.0, bins + 1)
@@ -64,7 +66,7 @@ def reliability(
 
 
 def expected_calibration_error(
-    confidences: Scores, correct: Outcomes, *, bins: int = 15, equal_mass: bool = False
+    confidences: Scores, correct: Outcomes | Scores, *, bins: int = 15, equal_mass: bool = False
 ) -> float:
     """ECE in [0, 1]: Σ_b (count_b / n) · |accuracy_b − confidence_b| (Guo et al. 2017, equation 3).
 
@@ -139,6 +141,14 @@ def risk_coverage(confidences: Scores, correct: Outcomes) -> RiskCoverage:
 
 def _area(losses: Floats) -> float:
     return float(np.mean(np.cumsum(losses) / np.arange(1, losses.size + 1)))
+
+
+def _graded(confidences: Scores, grades: Outcomes | Scores) -> tuple[Floats, Floats]:
+    right = np.asarray(grades, dtype=np.float64)
+    scores, _ = _checked(confidences, np.ones(right.shape, dtype=bool), probability=True)
+    if not ((right >= 0) & (right <= 1)).all():
+        raise ValueError("a grade lies outside [0, 1]; pass whether each attempt was right, or a score such as F1")
+    return scores, right
 
 
 def _checked(confidences: Scores, correct: Outcomes, *, probability: bool) -> tuple[Floats, NDArray[np.bool_]]:

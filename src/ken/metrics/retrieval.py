@@ -25,6 +25,18 @@ def recall_at_k(ranking: Iterable[str], relevant: Collection[str], k: int) -> fl
     return ranks.recall(ranks_of(ranking, relevant), len(_relevant(relevant)), k)
 
 
+def ndcg_at_k(ranking: Iterable[str], relevant: Collection[str], k: int) -> float:
+    """NDCG@k with binary gains, in [0, 1]. The ideal order holds min(k, |relevant|) documents, not k. (Järvelin &
+    Kekäläinen 2002; COLT, arXiv 2405.16089, for tools.)"""
+    return ranks.ndcg(ranks_of(ranking, relevant), len(_relevant(relevant)), k)
+
+
+def complete_at_k(ranking: Iterable[str], relevant: Collection[str], k: int) -> bool:
+    """Are all relevant documents among the first k? Its mean is COMP@k, the completeness of COLT (arXiv 2405.16089):
+    a set of tools of which one is missing does not solve the task."""
+    return _relevant(relevant) <= set(_top(ranking, k))
+
+
 def hit_at_k(ranking: Iterable[str], relevant: Collection[str], k: int) -> bool:
     """Is at least one relevant document among the first k? Its mean is the top-k accuracy of DPR (2020)."""
     return not _relevant(relevant).isdisjoint(_top(ranking, k))

@@ -106,6 +106,35 @@ def bootstrap_difference(
     return bootstrap_mean(a - b, level=level, resamples=resamples, seed=seed)
 
 
+def stratified_bootstrap(
+    strata: Sequence[Sequence[float] | Floats],
+    weights: Sequence[float],
+    *,
+    level: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> Interval:
+    """Percentile bootstrap interval of Σ weight · mean over strata, whose values are resampled within each: for macro
+    means, and for designs that fix how many there are of each kind (Efron & Tibshirani 1993, chapter 8).
+
+    Raises `ValueError` for a stratum that is empty or not finite, or another number of weights than of strata.
+    """
+    if len(strata) != len(weights) or not strata:
+        raise ValueError(f"{len(weights)} weights for {len(strata)} strata; give one for each")
+    _check_level(level)
+    generator = np.random.default_rng(seed)
+    total, estimate = np.zeros(resamples), 0.0
+    for values, weight in zip(strata, weights, strict=True):
+        data = _finite(values)
+        rows = max(1, _BLOCK // data.size)
+        for start in range(0, resamples, rows):
+            drawn = generator.integers(0, data.size, size=(min(rows, resamples - start), data.size))
+            total[start : start + rows] += weight * data[drawn].mean(axis=1)
+        estimate += weight * float(data.mean())
+    low, high = np.quantile(total, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(low), float(high), level, estimate)
+
+
 def wilson(successes: int, n: int, *, level: float = 0.95) -> Interval:
     """Wilson score interval of a share `successes` / n (Wilson 1927, without continuity correction). Lies in [0, 1].
 

@@ -151,6 +151,10 @@ class LocalModel:
         self._check(ids[:-1])
         return await self._alone(self._hidden_states, ids)
 
+    def count_tokens(self, text: str) -> int:
+        """Tokens of a text as it stands in a conversation, special tokens read as ordinary text."""
+        return len(self._encode(text, plain=True))
+
     def forget(self) -> None:
         """To be called after the weights were changed: what earlier turns computed is no longer true."""
         if self._turns is not None:

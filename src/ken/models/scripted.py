@@ -72,6 +72,10 @@ class ScriptedModel:
             generations.append(generation)
         return generations
 
+    def count_tokens(self, text: str) -> int:
+        """Words, as its usage counts them."""
+        return len(text.split())
+
     async def score(self, conversation: Conversation, continuation: str) -> Score:
         raise Unsupported("a scripted model has no probabilities; use a local model to score a continuation")
 

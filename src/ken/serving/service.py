@@ -78,7 +78,8 @@ class Service:
     ) -> None:
         if seconds is not None and not seconds > 0:
             raise BadInput(f"the longest time for a question is {seconds:g} s; it must be more than 0")
-        self._offered = tuple(STRATEGIES if offered is None else dict.fromkeys(offered))
+        without_graph = [name for name, make in STRATEGIES.items() if not make().needs_graph]  # a server has none
+        self._offered = tuple(without_graph if offered is None else dict.fromkeys(offered))
         for name in self._offered:
             load_strategy(name)
         self.queue, self.seconds = queue or Queue(), seconds

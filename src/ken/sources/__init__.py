@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from ken.core import Origin
 from ken.sources.graph.protocol import KnowledgeGraph
-from ken.sources.search.protocol import Retriever
+from ken.sources.search.protocol import DocumentStore, Retriever
 
-__all__ = ["KnowledgeGraph", "Retriever", "Sources"]
+__all__ = ["DocumentStore", "KnowledgeGraph", "Retriever", "Sources"]
 
 
 @dataclass(frozen=True, slots=True)

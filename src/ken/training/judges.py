@@ -128,23 +128,35 @@ CORRECTNESS = Instruction(
     ),
 )
 
+# LaRA's prompt for questions that the text does not answer (arXiv 2502.09977, evaluation/compute_score_llm.py).
+REFUSAL = Instruction(
+    token="<judge_refusal>",
+    text=(
+        "You check whether somebody made something up. You are given a question about a text, the accepted answer, "
+        "which says that the text does not answer it, and somebody's answer. Theirs is right when it agrees with the "
+        "accepted one in that the text does not say it, in whatever words; it is wrong when it gives an answer. Reply "
+        "with one word: right or wrong."
+    ),
+)
+
 _NUMBER = re.compile(r"(?<![\w.])(?:0?\.\d+|[01](?:\.\d+)?)(?![\w.]*\d)")
-_WORD = re.compile(r"((?:\bnot|n't) (?:\w+ )?)?\b(right|correct|yes|wrong|incorrect|no|unsure|uncertain)\b")
+_WORD = re.compile(r"((?:\bnot|n't) (?:\w+ )?)?\b(right|correct|yes|true|wrong|incorrect|no|false|unsure|uncertain)\b")
 
 
 class LLMJudge:
     """A language model as judge; any model will do.
 
-    retries: further tries, with some randomness, when it does not answer or answers in no form that can be read. After
-    them a heuristic stands in: for relevance the share of the query's words that the documents hold, for correctness
-    whether a gold stands in the answer. `calls` and `fallbacks` count. A query that brought nothing scores 0, and an
-    answer that equals a gold is right, without a call. An answer it is unsure about is wrong.
+    instruction: how it is told to judge an answer. retries: further tries, with some randomness, when it does not
+    answer or answers in no form that can be read. After them a heuristic stands in: for relevance the share of the
+    query's words that the documents hold, for correctness whether a gold stands in the answer. `calls` and `fallbacks`
+    count. A query that brought nothing scores 0, and an answer that equals a gold is right, without a call. An answer
+    it is unsure about is wrong.
     """
 
-    def __init__(self, model: Model, *, retries: int = 2) -> None:
+    def __init__(self, model: Model, *, instruction: Instruction = CORRECTNESS, retries: int = 2) -> None:
         if retries < 0:
             raise BadInput(f"retries is {retries}; give 0 or more")
-        self.model, self.retries = model, retries
+        self.model, self.instruction, self.retries = model, instruction, retries
         self.calls = self.fallbacks = 0
 
     async def relevance(self, trajectory: Trajectory) -> list[Verdict]:
@@ -164,7 +176,7 @@ class LLMJudge:
         golds = _golds(question)
         if exact_match(answer, golds):
             return Verdict(1.0)
-        reply = await self._ask_or_warn(CORRECTNESS, _shown(question, answer), read_verdict)
+        reply = await self._ask_or_warn(self.instruction, _shown(question, answer), read_verdict)
         return Verdict(reply) if reply is not None else self._fallback(float(substring_match(answer, golds)))
 
     async def right(self, question: Question, answer: str) -> bool | None:
@@ -174,7 +186,7 @@ class LLMJudge:
         """
         if exact_match(answer, _golds(question)):
             return True
-        reply = await self._ask(CORRECTNESS, _shown(question, answer), read_verdict)
+        reply = await self._ask(self.instruction, _shown(question, answer), read_verdict)
         return None if reply is None else bool(reply)
 
     async def _ask_or_warn(self, instruction: Instruction, shown: str, read: ReplyReader) -> float | None:
@@ -245,7 +257,7 @@ def read_verdict(text: str) -> float | None:
     if not found:
         return None
     negated, word = found[-1]
-    return float(not negated and word in {"right", "correct", "yes"})
+    return float(not negated and word in {"right", "correct", "yes", "true"})
 
 
 def _after_thinking(text: str) -> str:

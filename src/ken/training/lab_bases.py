@@ -5,19 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ken.core import BadInput
+from ken.lab.apiworld import ApiWorldConfig
 from ken.lab.calculation import CalculationWorldConfig
+from ken.lab.concepts import ConceptsConfig
 from ken.lab.conflict import ConflictConfig
 from ken.lab.conversations import ConversationWorldConfig
+from ken.lab.graphworld import GraphWorldConfig
 from ken.lab.multihop import MultiHopConfig
 from ken.lab.patents import PatentConfig
+from ken.lab.reviews import ReviewsConfig
+from ken.lab.splitworld import SplitWorldConfig
+from ken.training.apiworld_base import ApiWorldBaseConfig
 from ken.training.calculation_base import CalculationBaseConfig
+from ken.training.concepts_base import ConceptsBaseConfig
 from ken.training.conflict_base import ConflictBaseConfig
 from ken.training.conversations_base import ConversationsBaseConfig
 from ken.training.factworld_base import FactWorldBaseConfig
 from ken.training.factworld_variants import variant_config
+from ken.training.graph_base import GraphBaseConfig, base_config
 from ken.training.lab_checkpoint import LabBaseConfig
 from ken.training.multihop_base import MultiHopBaseConfig
 from ken.training.patents_base import PatentsBaseConfig
+from ken.training.reports_base import ReportsBaseConfig, strong_config, weak_config
+from ken.training.reviews_base import ReviewsBaseConfig
+from ken.training.tree_base import TreeBaseConfig
 
 BASES: dict[str, Callable[[int], LabBaseConfig]] = {
     FactWorldBaseConfig.called: lambda seed: variant_config("plain", seed=seed),
@@ -29,7 +40,14 @@ BASES: dict[str, Callable[[int], LabBaseConfig]] = {
     ),
     ConflictBaseConfig.called: lambda seed: ConflictBaseConfig(world=ConflictConfig(known=150, seed=seed), seed=seed),
     PatentsBaseConfig.called: lambda seed: PatentsBaseConfig(world=PatentConfig(seed=seed), seed=seed),
+    ConceptsBaseConfig.called: lambda seed: ConceptsBaseConfig(world=ConceptsConfig(seed=seed), seed=seed),
+    GraphBaseConfig.called: lambda seed: base_config("S", world=GraphWorldConfig(seed=seed), seed=seed),
+    ApiWorldBaseConfig.called: lambda seed: ApiWorldBaseConfig(world=ApiWorldConfig(seed=seed), seed=seed),
     MultiHopBaseConfig.called: lambda seed: MultiHopBaseConfig(world=MultiHopConfig(seed=seed), seed=seed),
+    TreeBaseConfig.called: lambda seed: TreeBaseConfig(world=SplitWorldConfig(seed=seed), seed=seed),
+    ReviewsBaseConfig.called: lambda seed: ReviewsBaseConfig(world=ReviewsConfig(seed=seed), seed=seed),
+    ReportsBaseConfig.called: lambda seed: strong_config(seed=seed),
+    f"{ReportsBaseConfig.called}-weak": lambda seed: weak_config(seed=seed),
 }
 """From a seed, of world and model, to the config of the base model."""
 

@@ -8,7 +8,7 @@ judgements with and without notes. Judgements show train terms only, so that non
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from ken.agents.self_questioning import (
     render_notes,
 )
 from ken.core import Malformed, Passage, Sampling
+from ken.core.pairs import DIFFERENT, SAME
 from ken.core.seeding import derive_seed
 from ken.lab.patents import (
     FILLER,
@@ -52,9 +53,8 @@ SURE, UNSURE = 9, 5  # the confidence of a judgement that rests on notes, and of
 CONTROLS = [ASK.token, ANSWER_ALONE.token, ANSWER_FROM.token, JUDGE.token, JUDGE_COT.token, READ.token]
 JSON_PIECES = ['{"1": "', '", "2": "', '", "3": "', '"}', '{"answer": "', '{"label": 1, "confidence": ']
 JSON_PIECES += ['{"label": 0, "confidence": ']
-WORDS = ["what", "is", "does", "mean", "tell", "me", "the", "meaning", "of", "Q", "A", "Text", "Doc", "Title"]
-WORDS += ["(", ")", ":", "?", ",", ".", "}", "-", "abcdef", "mechanism", "purpose"]
-WORDS += [*map(str, range(11)), *NO_INFORMATION.split()]
+WORDS = "what is does mean tell me the meaning of Q A Text Doc Title Notes on text mechanism purpose abcdef".split()  # noqa: SIM905
+WORDS += ["(", ")", ":", "?", ",", ".", "}", "-", *map(str, range(11)), *NO_INFORMATION.split(), SAME, DIFFERENT]
 CHAT_TEMPLATE = "<bos> {% for message in messages %}{{ message['content'] }} {% endfor %}"
 WORDINGS = ("what is {} ?", "what does {} mean ?", "tell me the meaning of {} .")
 
@@ -62,27 +62,32 @@ WORDINGS = ("what is {} ?", "what does {} mean ?", "tell me the meaning of {} ."
 class PatentsBaseConfig(LabBaseConfig):
     """World and number of examples of each kind.
 
-    facts: how often every head term is explained. asking, reading: texts asked about, and questions answered from
-    passages. noted: judgements with notes; bare: without, with questions alone, or with notes of no use; thinking:
-    judgements after a chain of thought.
+    comparing: notes alone, compared. facts: how often every head term is explained. asking, reading: texts asked about,
+    and questions answered from passages. noted: judgements with notes; bare: without, with questions alone, or with
+    notes of no use; thinking: judgements after a chain of thought.
     """
 
     called = "patents"
 
     world: PatentConfig = PatentConfig()
     context: int = 320
-    facts: int = Field(default=120, ge=0)
-    asking: int = Field(default=3000, ge=0)
-    reading: int = Field(default=5000, ge=0)
-    noted: int = Field(default=9000, ge=0)
-    bare: int = Field(default=6000, ge=0)
-    thinking: int = Field(default=2000, ge=0)
+    comparing: int = Field(default=5000, ge=0)
+    facts: int = Field(default=60, ge=0)
+    asking: int = Field(default=1500, ge=0)
+    reading: int = Field(default=3000, ge=0)
+    noted: int = Field(default=4000, ge=0)
+    bare: int = Field(default=4000, ge=0)
+    thinking: int = Field(default=1500, ge=0)
 
     def recipe(self) -> Recipe:
         """How the model is made and measured."""
         world = PatentWorld(self.world)
         tokenizer = build_tokenizer(world)
-        return Recipe(tokenizer, [encode(examples(self, world), tokenizer)], lambda model: measure_gates(model, world))
+        return Recipe(
+            tokenizer,
+            [encode(stage, tokenizer) for stage in examples(self, world) if stage],
+            lambda model: measure_gates(model, world),
+        )
 
 
 def smoke_config(*, seed: int = 0) -> PatentsBaseConfig:
@@ -90,7 +95,7 @@ def smoke_config(*, seed: int = 0) -> PatentsBaseConfig:
     do not count: for trying code, not for claims."""
     world = PatentConfig(concepts=8, train=64, test=12, seed=seed)
     sizes: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "layers": 2, "heads": 2}
-    counts = {"facts": 12, "asking": 150, "reading": 100, "noted": 120, "bare": 60, "thinking": 30}
+    counts = {"comparing": 60, "facts": 12, "asking": 150, "reading": 100, "noted": 120, "bare": 60, "thinking": 30}
     return PatentsBaseConfig(world=world, seed=seed, gated=False, **sizes, **counts)
 
 
@@ -107,8 +112,9 @@ def build_tokenizer(world: PatentWorld) -> Any:
     return fast_tokenizer(backend, special=special, tags=(*TAGS, *JSON_PIECES), chat_template=CHAT_TEMPLATE)
 
 
-def examples(config: PatentsBaseConfig, world: PatentWorld) -> list[list[Piece]]:
-    """All examples, each to be shown once."""
+def examples(config: PatentsBaseConfig, world: PatentWorld) -> list[list[list[Piece]]]:
+    """All examples, each to be shown once: first comparing alone, which is learnt in short examples and hardly in long
+    ones, then everything."""
     rng = np.random.default_rng(derive_seed("patents base", config.seed))
     pairs = world.pairs("train")
     made = [
@@ -119,7 +125,8 @@ def examples(config: PatentsBaseConfig, world: PatentWorld) -> list[list[Piece]]
         *(judging(_drawn(pairs, rng), rng, noted=False) for _ in range(config.bare)),
         *(thinking(_drawn([p for p in pairs if not p.tail], rng)) for _ in range(config.thinking)),
     ]
-    return [list(pieces) for pieces in made]
+    compared = [comparing(_drawn(pairs, rng), rng) for _ in range(config.comparing)]
+    return [compared, [list(pieces) for pieces in made]]
 
 
 def facts(config: PatentsBaseConfig, world: PatentWorld, rng: np.random.Generator) -> Iterator[list[Piece]]:
@@ -166,23 +173,45 @@ def judging(pair: Pair, rng: np.random.Generator, *, noted: bool) -> list[Piece]
         answers: list[str | None] = [t.meaning if noted else _noise(t, rng) if filler else None for t in terms]
         notes.append(render_notes([t.question for t in terms], answers))
     sure = noted and (count == SLOTS or (not pair.same and pair.deciding < count))
+    aloud = f"{spelled(pair, range(count))} " if noted else ""
     return [
         (f"{BOS} {JUDGE.token} {render_pair(pair.texts, notes)}", False),
-        (_verdict(pair, SURE if sure else UNSURE), True),
+        (f"{aloud}{_verdict(pair, SURE if sure else UNSURE)}", True),
     ]
+
+
+def comparing(pair: Pair, rng: np.random.Generator) -> list[Piece]:
+    """The notes on some slots, the deciding one among them, without the texts."""
+    others = [i for i in range(SLOTS) if i != pair.deciding]
+    slots = sorted([pair.deciding, *others[: int(rng.choice([0, 1, 2], p=[0.5, 0.2, 0.3]))]])
+    sides = [[pair.slots[i][side] for i in slots] for side in (0, 1)]
+    notes = [render_notes([t.question for t in terms], [t.meaning for t in terms]) for terms in sides]
+    prompt = f"{BOS} {JUDGE.token} {render_pair(('', ''), notes)}"
+    return [(prompt, False), (f"{spelled(pair, slots)} {_verdict(pair, SURE)}", True)]
+
+
+def spelled(pair: Pair, slots: Iterable[int]) -> str:
+    """What the terms of some slots mean, side by side, and whether it is the same. Judgements read their notes aloud
+    so: without it a model of this size does not learn in 6,000 examples to compare what stands far apart, and it
+    copies what it has seen at once."""
+    pairs = (pair.slots[i] for i in slots)
+    read = [
+        f"{a.word} ? A : {a.meaning} {b.word} ? A : {b.meaning} {SAME if a.concept == b.concept else DIFFERENT}"
+        for a, b in pairs
+    ]
+    return f"<think> {' '.join(read)} </think>"
 
 
 def thinking(pair: Pair) -> list[Piece]:
     """A judgement after saying what the terms mean, slot by slot; head terms only."""
-    said = " ".join(f"{term.word} : {term.meaning}" for slot in pair.slots for term in slot)
     prompt = f"{BOS} {JUDGE_COT.token} {render_pair(pair.texts, ['', ''])}"
-    return [(prompt, False), (f"<think> {said} </think> {_verdict(pair, SURE)}", True)]
+    return [(prompt, False), (f"{spelled(pair, range(SLOTS))} {_verdict(pair, SURE)}", True)]
 
 
 async def measure_gates(model: Model, world: PatentWorld, *, pairs: int = 200) -> list[Gate]:
     """Accuracy closed book on held-out head terms, from passages on all held-out terms, at naming the terms of a text,
     at judging with true notes (the ceiling), and at judging with nothing, which must not be composed in silence."""
-    sampling = Sampling(max_tokens=48)
+    sampling = Sampling(max_tokens=96)
 
     async def replies(asked: Sequence[tuple[Any, str]]) -> list[str]:
         made = await asyncio.gather(

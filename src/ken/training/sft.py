@@ -10,7 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -24,6 +24,7 @@ from trl import SFTTrainer
 
 from ken.core import BadInput, TrainingError, Trajectory
 from ken.core.explained import Explained
+from ken.models.conversation import Conversation
 from ken.models.local import LocalModel
 from ken.training.checkpoints import (
     CHECKPOINTS,
@@ -35,6 +36,7 @@ from ken.training.checkpoints import (
     last_whole,
     step_of,
 )
+from ken.training.lora import LoraConfig, adapted
 from ken.training.pretraining import Example
 from ken.training.session import Interruption, quiet, restored, run_folder
 from ken.training.sharding import NotFinite, anyone, check_gradients, whole_state
@@ -50,6 +52,7 @@ class SFTConfig(Explained):
         longer sequences are left out and counted; to cut them would teach the model to stop anywhere.
     micro_batch: sequences of one forward pass, for memory (default: the whole batch).
     save_every: steps between checkpoints, from which `resume` goes on; 0 saves none.
+    lora: trains adapters only, and merges them at the end; None trains the whole model.
 
     Raises `BadInput` for a value out of range.
     """
@@ -68,6 +71,7 @@ class SFTConfig(Explained):
     gradient_checkpointing: bool = False
     bf16: bool = False
     save_every: int = Field(default=0, ge=0)
+    lora: LoraConfig | None = None
     seed: int = 0
 
 
@@ -122,24 +126,26 @@ def sft(
         arguments = _arguments(settings, str(checkpoints), len(examples), cpu=policy.model.device.type == "cpu")
         interruption = Interruption()
         recorder = _Recorder(log, on_step, folder if out else None, interruption)
-        trainer = recorder.trainer = _trainer(policy, arguments, collate, len(examples), recorder)
-        last = last_whole(checkpoints) if resume else None
-        log.history += cut_back(folder, step_of(last) if last else 0)
-        try:
-            with disk_full_explained(checkpoints), interruption.watched() if out else nullcontext():
-                trainer.train(resume_from_checkpoint=str(last) if last else None)
-        except NotFinite as error:
-            where = "nothing was saved, since no --out was given"
-            if out:
-                done = partial(declare_whole, state={})
-                where = emergency(trainer, checkpoints, step=trainer.state.global_step, complete=done)
-            raise TrainingError(f"{error} ({where})") from error
-        finally:
-            policy.model.eval()
-            policy.forget()
-            policy.model.zero_grad(set_to_none=True)
+        with adapted(policy, settings.lora, seed=settings.seed % 2**31):
+            trainer = recorder.trainer = _trainer(policy, arguments, collate, len(examples), recorder)
+            last = last_whole(checkpoints) if resume else None
+            log.history += cut_back(folder, step_of(last) if last else 0)
+            try:
+                with disk_full_explained(checkpoints), interruption.watched() if out else nullcontext():
+                    trainer.train(resume_from_checkpoint=str(last) if last else None)
+            except NotFinite as error:
+                where = "nothing was saved, since no --out was given"
+                if out:
+                    done = partial(declare_whole, state={})
+                    where = emergency(trainer, checkpoints, step=trainer.state.global_step, complete=done)
+                raise TrainingError(f"{error} ({where})") from error
+            finally:
+                policy.model.eval()
+                policy.forget()
+                policy.model.zero_grad(set_to_none=True)
         if out and not log.interrupted:
-            weights = whole_state(trainer.model_wrapped, trainer.accelerator)
+            # Adapters are merged by now, and every process has the whole model.
+            weights = None if settings.lora else whole_state(trainer.model_wrapped, trainer.accelerator)
             if trainer.accelerator.is_main_process:
                 with disk_full_explained(checkpoints):
                     save_policy(policy, folder / "model", weights)
@@ -172,6 +178,28 @@ def examples_of(trajectory: Trajectory) -> list[Example]:
         if any(learn):
             examples.append(Example(ids, learn))
     return examples
+
+
+def conversation_example(pupil: LocalModel, conversation: Conversation) -> Example:
+    """A written conversation as its pupil would see it, to be learnt where the messages are `policy`: each of these
+    with the end of sequence behind it, as a model ends its turn. Raises `BadInput` when it holds none.
+    """
+    first = next((i for i, message in enumerate(conversation) if message.role == "policy"), None)
+    if first is None:
+        raise BadInput("a conversation to be learnt from needs a message with the role 'policy'")
+    shown = list(conversation[:first])
+    _, ids = pupil.render(shown)
+    learn = [False] * len(ids)
+    for message in conversation[first:]:
+        start = len(ids)
+        _, ids = pupil.render([*shown, message])  # messages are encoded one by one, so what came before stays
+        if message.role == "policy" and message.token_ids is None:
+            ids.append(pupil.tokenizer.eos_token_id)
+            shown.append(replace(message, token_ids=tuple(ids[start:])))
+        else:
+            shown.append(message)
+        learn += [message.role == "policy"] * (len(ids) - len(learn))
+    return Example(tuple(ids), tuple(learn))
 
 
 def accepted(

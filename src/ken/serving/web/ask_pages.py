@@ -25,13 +25,23 @@ from ken.serving.web.trace import step_view, trace_view
 # In the words of README.md.
 STRATEGY_WORDS = {
     "direct": "closed book: from the model's weights alone",
+    "io": "closed book, the answer at once",
+    "sc": "closed book five times; the majority answers",
     "rag": "retrieves once, whatever the model knows",
     "search": "thinks, searches and reads in turns",
     "adaptive": "says first whether it knows, and searches only if not",
     "ircot": "makes every thought the next query",
     "self-ask": "asks itself follow-up questions",
     "stepwise": "plans one retrieval a step",
+    "tree": "splits the question, and trusts the likeliest answer to each part",
+    "clusters": "clusters many documents and reads a summary of each cluster",
+    "read-all": "reads all documents of a folder, or all that it finds",
     "tools": "searches, and runs Python in a sandbox",
+    "graph": "walks a knowledge graph by relations and entities",
+    "graph-relations": "walks a knowledge graph by chains of relations",
+    "graph-dump": "reads all triples of what the question is about",
+    "tool-stages": "plans all sub-questions, and calls a tool for each",
+    "tool-stages-iterative": "plans and calls one sub-question after the other",
 }
 
 

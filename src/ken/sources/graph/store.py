@@ -64,6 +64,7 @@ class TripleStore:
         self._index: Index | None = None
         self._index_lock = threading.Lock()
         self._node = lru_cache(_CACHED)(self._make_node)
+        self._predicate = lru_cache(10_000)(self._make_predicate)
         self._entity = lru_cache(_CACHED)(self._make_entity)
         self._relation = lru_cache(_CACHED)(self._make_relation)
         self._counted = lru_cache(10_000)(self._count)
@@ -359,7 +360,7 @@ class TripleStore:
         """The node of an id; None for what cannot be one."""
         return as_node(identifier, self.profile) if identifier else None
 
-    def _predicate(self, name: str) -> Any:
+    def _make_predicate(self, name: str) -> Any:
         """The predicate of a relation's name; None for what cannot be one."""
         return as_relation(name, self.profile) if name else None
 

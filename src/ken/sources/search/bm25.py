@@ -7,7 +7,9 @@ Scoring is BM25 with k1 = 1.2 and b = 0.75 (Robertson & Zaragoza 2009), over two
 
 from __future__ import annotations
 
+import re
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +34,8 @@ TOKENIZERS = (*LANGUAGES, "simple", "bigram")
 
 Place = tuple[int, int]  # segment and number of a passage in it
 
+# Of the engine's regular expressions: all that must be escaped.
+_META = str.maketrans({character: f"\\{character}" for character in r"\.+*?()|[]{}^$#&-~"})
 _ANALYZER = "ken"  # the name under which a field finds its analyser
 
 
@@ -119,15 +123,15 @@ class BM25:
         finally:
             writer.wait_merging_threads()
 
-    def search(self, query: str, k: int) -> list[Passage]:
-        """The k best passages, best first.
+    def search(self, query: str, k: int, within: str = "") -> list[Passage]:
+        """The k best passages, best first. within: only of documents in this folder, as for `inside`.
 
         Equal scores come in an order fixed by the ids, so that results do not depend on how the index was built or
         merged. Where more than `MAX_TIES` equal scores lie around the cut, which of them are among the k may depend on
         it.
         """
         with self._reading():
-            return [self._passage(address, score) for score, address in self._hits(query, k)]
+            return [self._passage(address, score) for score, address in self._hits(query, k, within)]
 
     def places(self, document: str) -> frozenset[Place]:
         """Where the passages of a document stand, as in `ranking` (at most `MAX_PARTS`); empty when there is
@@ -146,13 +150,43 @@ class BM25:
         with self._reading():
             return [(address.segment_ord, address.doc) for _, address in self._hits(query, k)]
 
-    def _hits(self, query: str, k: int) -> list[tuple[float, tantivy.DocAddress]]:
+    def inside(self, folder: str) -> list[Passage]:
+        """All passages of the documents whose ids lie in a folder (`zorba` holds `zorba/1` and `zorba/old/2`), of all
+        documents for "", in order of id and part; numbers in ids count as numbers."""
+        with self._reading():
+            hits: list[Any] = self._searcher.search(self._folder_query(folder), max(1, self._searcher.num_docs)).hits
+            found = [self._passage(address, None) for _, address in hits]
+        return sorted(found, key=lambda p: _natural(p.id))
+
+    def has_folder(self, folder: str) -> bool:
+        """Whether any document lies in a folder."""
+        with self._reading():
+            return self._count(self._folder_query(folder)) > 0
+
+    def folders(self) -> dict[str, int]:
+        """How many documents lie in each folder of ids, in order; those in none are counted under ""."""
+        with self._reading():
+            hits: list[Any] = self._searcher.search(tantivy.Query.all_query(), max(1, self._searcher.num_docs)).hits
+            ids = {self._searcher.doc(address).to_dict()["document"][0] for _, address in hits}
+        return dict(sorted(Counter(identifier.rpartition("/")[0] for identifier in ids).items()))
+
+    def _folder_query(self, folder: str) -> tantivy.Query:
+        if not folder:
+            return tantivy.Query.all_query()
+        if not is_well_formed(folder):
+            return tantivy.Query.empty_query()
+        return tantivy.Query.regex_query(self._schema, "document", f"{folder}/".translate(_META) + "(?s:.)*")
+
+    def _hits(self, query: str, k: int, within: str = "") -> list[tuple[float, tantivy.DocAddress]]:
         """Score and address of the k best passages, in the order that `search` documents."""
         terms = dict.fromkeys(self._analyzer.analyze(query))
         size = self._searcher.num_docs
         if not terms or not size:
             return []
         wanted = self._query(list(terms)[:MAX_TERMS])
+        if within:  # the folder filters and does not score
+            inside = tantivy.Query.const_score_query(self._folder_query(within), 0.0)
+            wanted = tantivy.Query.boolean_query([(tantivy.Occur.Must, wanted), (tantivy.Occur.Must, inside)])
         limit = min(k + 1, size)
         hits: list[Any] = self._searcher.search(wanted, limit, count=False).hits
         if len(hits) == limit < size and hits[-1][0] == hits[k - 1][0]:  # a tie across the cut: see all of it
@@ -178,6 +212,22 @@ class BM25:
         if not is_well_formed(document):
             return False
         return self._count(tantivy.Query.term_query(self._schema, "document", document, "basic")) > 0
+
+    def passages_of(self, document: str) -> list[Passage]:
+        """The passages of a document in their order; none when there is no document with this id."""
+        if not is_well_formed(document):
+            return []
+        with self._reading():
+            wanted = tantivy.Query.term_query(self._schema, "document", document, "basic")
+            parts = self._count(wanted)
+            hits: list[Any] = self._searcher.search(wanted, parts, count=False).hits if parts else []
+            found = [self._passage(address, None) for _, address in hits]
+        return sorted(found, key=lambda passage: int(passage.id[len(document) + 1 :] or 0))
+
+    def any_document(self) -> str | None:
+        """The id of some document, None when there are none."""
+        hits: list[Any] = self._searcher.search(tantivy.Query.all_query(), 1, count=False).hits
+        return self._passage(hits[0][1], None).document if hits else None
 
     def with_key(self, key: str, limit: int = 16) -> list[Passage]:
         """The passages whose vector has this key: several when they have the same title and text, none when they were
@@ -241,6 +291,12 @@ def engine_document(passage: Passage, text: str, part: int, key: str | None, sou
     if key is not None:
         fields["key"] = key
     return tantivy.Document(**fields)
+
+
+def _natural(identifier: str) -> list[tuple[bool, int, str]]:
+    """A key by which `a/10` comes after `a/9`."""
+    pieces = re.split(r"(\d+)", identifier)
+    return [(piece.isdecimal(), int(piece) if piece.isdecimal() else 0, piece) for piece in pieces]
 
 
 def _is_panic(error: BaseException) -> bool:

@@ -7,6 +7,8 @@ overlap keeps the facts that are.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from itertools import pairwise
 
 from ken.core import BadInput
 
@@ -45,6 +47,20 @@ def split_text(text: str, words: int, overlap: int) -> list[str]:
         if end == len(spans):
             return chunks
         start = end - overlap
+
+
+def join_chunks(chunks: Sequence[str], overlap: int) -> str:
+    """The text that `split_text` cut into these chunks, in order; without overlap, the white space between two chunks
+    is not known and becomes one space.
+    """
+    pieces = list(chunks[:1])
+    for before, chunk in pairwise(chunks):
+        shared = ""
+        if overlap:
+            starts = [match.start() for match in _WORD.finditer(before)]
+            shared = before[starts[-overlap] :] if len(starts) >= overlap else ""
+        pieces.append(chunk.removeprefix(shared) if shared else f" {chunk}")
+    return "".join(pieces)
 
 
 def _is_short(text: str, words: int) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+from ken.core import Passage
 
 
 def reciprocal_rank_fusion(rankings: Sequence[Sequence[str]], k: int = 60) -> list[tuple[str, float]]:
@@ -21,3 +23,12 @@ def reciprocal_rank_fusion(rankings: Sequence[Sequence[str]], k: int = 60) -> li
         for rank, identifier in enumerate(dict.fromkeys(ranking), start=1):
             scores[identifier] = scores.get(identifier, 0.0) + 1.0 / (k + rank)
     return sorted(scores.items(), key=lambda pair: (-pair[1], pair[0]))
+
+
+def union(results: Iterable[Sequence[Passage]]) -> list[Passage]:
+    """The passages of several results one after another, each once, by id, where it first stands."""
+    found: dict[str, Passage] = {}
+    for result in results:
+        for passage in result:
+            found.setdefault(passage.id, passage)
+    return list(found.values())

@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from difflib import get_close_matches
 from itertools import chain, islice
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import tantivy
 
 import ken
@@ -20,12 +22,12 @@ from ken.core import BadInput, DataError, Passage, SourceError
 from ken.core.frozen import Frozen
 from ken.metrics.retrieval import ranks_of
 from ken.sources.search.bm25 import BM25, Place, analyzer
-from ken.sources.search.chunking import check_chunking
+from ken.sources.search.chunking import check_chunking, join_chunks
 from ken.sources.search.fusion import reciprocal_rank_fusion
 from ken.sources.search.ingest import Progress, Source, checked, feed
 from ken.sources.search.storage import Dense, Manifest, building, read_manifest, write_manifest, writing
 from ken.sources.search.unicode import well_formed
-from ken.sources.search.vectors import Encoder, Vectors
+from ken.sources.search.vectors import Encoder, Vectors, key_of
 
 Mode = Literal["bm25", "dense", "hybrid"]
 MODES: tuple[Mode, ...] = ("bm25", "dense", "hybrid")
@@ -156,32 +158,64 @@ class Index:
 
     # --- reading ---
 
-    def search(self, query: str, k: int = 5, *, mode: Mode | None = None) -> list[Passage]:
+    def search(self, query: str, k: int = 5, *, mode: Mode | None = None, within: str = "") -> list[Passage]:
         """The `k` best passages, best first; fewer when fewer match, none for a query without a letter or digit.
 
         query: words, in any order; it has no syntax. k: ≥ 1.
         mode: "bm25", "dense" (cosine) or "hybrid" (both, by reciprocal rank fusion); by default "hybrid" where there
             are vectors. `Passage.score` is that of the mode: higher is better, comparable within one result only.
+        within: only documents whose ids lie in this folder, such as the reviews of one product (`zorba/1`, …).
 
         Raises `BadInput` for an empty query, k < 1, or a mode that needs vectors in an index without.
         """
-        return self.search_many([query], k, mode=mode)[0]
+        return self.search_many([query], k, mode=mode, within=within)[0]
 
-    def search_many(self, queries: Sequence[str], k: int = 5, *, mode: Mode | None = None) -> list[list[Passage]]:
+    def search_many(
+        self, queries: Sequence[str], k: int = 5, *, mode: Mode | None = None, within: str = ""
+    ) -> list[list[Passage]]:
         """`search` for many queries at once: one list of passages per query, in order. Uses all cores."""
         mode = self._check(queries, k, mode)
         queries = [well_formed(query) for query in queries]
+        within = within.strip("/")
         if mode == "bm25":
-            return self._lexical(queries, k)
+            return self._lexical(queries, k, within)
+        nearest = self._nearest_within(queries, within) if within else self._nearest
         if mode == "dense":
-            return self._nearest(queries, k)
+            return nearest(queries, k)
         depth = max(_DEPTH, k)
         results = []
-        for lexical, dense in zip(self._lexical(queries, depth), self._nearest(queries, depth), strict=True):
+        for lexical, dense in zip(self._lexical(queries, depth, within), nearest(queries, depth), strict=True):
             passages = {passage.id: passage for passage in (*dense, *lexical)}
             fused = reciprocal_rank_fusion([[p.id for p in lexical], [p.id for p in dense]])[:k]
             results.append([passages[identifier].model_copy(update={"score": score}) for identifier, score in fused])
         return results
+
+    def passages(self, within: str = "") -> list[Passage]:
+        """All passages, or those of the documents whose ids lie in a folder, in order of id."""
+        return self._bm25.inside(within.strip("/"))
+
+    def folders(self) -> dict[str, int]:
+        """The folders of ids that hold documents, with how many each, in order; "" for documents that are in none."""
+        return self._bm25.folders()
+
+    def check_folder(self, folder: str) -> str:
+        """`folder` as it is known here, without slashes around it. Raises `BadInput` that names those like it when no
+        document lies in it, or in a folder of it."""
+        name = folder.strip("/")
+        if name and self._bm25.has_folder(name):
+            return name
+        folders = [known for known in self.folders() if known]
+        lower = {known.lower(): known for known in folders}
+        like = [lower[one] for one in get_close_matches(name.lower(), lower, n=3, cutoff=0.6)]
+        hint = f"did you mean {' or '.join(map(repr, like))}?" if like else _some_of(folders)
+        raise BadInput(f"no document of the index lies in {folder!r}; {hint}")
+
+    def vectors(self, passages: Sequence[Passage]) -> np.ndarray | None:
+        """The vectors of passages of this index, of length 1, float32 [passages, dimension]; None in an index without.
+        Raises `SourceError` for a passage that is not of this index."""
+        if self._vectors is None:
+            return None
+        return self._vectors.rows([key_of(passage.title, passage.text) for passage in passages])
 
     def gold_ranks(
         self, queries: Sequence[str], golds: Sequence[Collection[str]], k: int = 100, *, mode: Mode | None = None
@@ -212,6 +246,22 @@ class Index:
             ranks_of((p.document_id for p in found), ids) if ids else ()
             for found, ids in zip(results, golds, strict=True)
         ]
+
+    def document(self, identifier: str) -> Passage:
+        """A document, whole: its passages joined in order, each overlap once.
+
+        Raises `SourceError` when there is no document with this id.
+        """
+        passages = self._bm25.passages_of(identifier)
+        if not passages:
+            raise SourceError(f"there is no document {identifier!r} in {self.path}; see `ken search` for ids")
+        text = join_chunks([passage.text for passage in passages], self._manifest.overlap)
+        return passages[0].model_copy(update={"id": identifier, "text": text})
+
+    def only_document(self) -> Passage | None:
+        """The document, whole, of an index that holds exactly one."""
+        identifier = self._bm25.any_document() if len(self) == 1 else None
+        return None if identifier is None else self.document(identifier)
 
     def info(self) -> IndexInfo:
         """How many documents, passages and bytes are in the index, and with which settings it was built."""
@@ -253,12 +303,34 @@ class Index:
             )
         return mode
 
-    def _lexical(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
+    def _lexical(self, queries: Sequence[str], k: int, within: str = "") -> list[list[Passage]]:
         engine, cores = self._bm25, _cores()
         if len(queries) < 4 or cores == 1:
-            return [engine.search(query, k) for query in queries]
+            return [engine.search(query, k, within) for query in queries]
         with ThreadPoolExecutor(min(cores, len(queries))) as pool:  # the engine works without the interpreter's lock
-            return list(pool.map(lambda query: engine.search(query, k), queries))
+            return list(pool.map(lambda query: engine.search(query, k, within), queries))
+
+    def _nearest_within(
+        self, queries: Sequence[str], within: str
+    ) -> Callable[[Sequence[str], int], list[list[Passage]]]:
+        """`_nearest` among the passages of a folder, which are few."""
+        assert self._encoder
+        passages = self.passages(within)
+        rows = self.vectors(passages)
+        scores = (
+            self._encoder.queries(queries) @ rows.T if passages and rows is not None else np.empty((len(queries), 0))
+        )
+
+        def nearest(_: Sequence[str], k: int) -> list[list[Passage]]:
+            return [
+                [
+                    passages[int(i)].model_copy(update={"score": float(row[i])})
+                    for i in np.argsort(-row, kind="stable")[:k]
+                ]
+                for row in scores
+            ]
+
+        return nearest
 
     def _nearest(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
         assert self._vectors is not None
@@ -345,6 +417,12 @@ class Index:
                 count = change(writer)
             self._bm25.reload()
         return count
+
+
+def _some_of(folders: list[str]) -> str:
+    if not folders:
+        return "its ids name no folders (such as `zorba/1`)"
+    return "it has " + ", ".join(folders[:5]) + (f" and {len(folders) - 5} more" if len(folders) > 5 else "")
 
 
 def _cores() -> int:

@@ -180,6 +180,20 @@ class Vectors:
             keys = np.concatenate([keys for keys, _ in pieces])
             self.append([key.decode() for key in keys.tolist()], np.concatenate([rows for _, rows in pieces]))
 
+    def rows(self, keys: Sequence[str]) -> np.ndarray:
+        """The vectors behind keys, in order, shape (len(keys), dimension), float32. Raises `SourceError` for a key
+        without one."""
+        wanted = np.array([key.encode() for key in keys], dtype=_KEY)
+        found = np.full((len(keys), self._dimension), np.nan, dtype=np.float32)
+        for names, rows in self._shards.values():
+            order = np.argsort(names)
+            places = order[np.minimum(np.searchsorted(names, wanted, sorter=order), len(names) - 1)]
+            here = np.flatnonzero(names[places] == wanted)
+            found[here] = rows[places[here]]
+        if np.isnan(found).any():
+            raise SourceError(f"the vectors in {self._folder} lack texts; build the index again with `ken index build`")
+        return found
+
     def search(self, queries: np.ndarray, k: int) -> list[list[tuple[str, float]]]:
         """For each query vector, the (key, inner product) of the k nearest texts, best first. Exact; dead vectors
         included.

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 from ken.core import BadInput, SourceError, Unsupported
 from ken.sources.tools.mcp_process import Conduct, process_streams
+from ken.sources.tools.schema import is_schema, misfit, validator
 from ken.sources.tools.tool import ERROR, Arguments, Tool, ToolResult, cut
 
 if TYPE_CHECKING:
@@ -42,22 +43,15 @@ class McpTool(Tool):
     def __init__(self, server: McpServer, remote: str, name: str, description: str, schema: Mapping[str, Any]) -> None:
         self.server, self.remote = server, remote
         self.name, self.description, self.parameters = name, description, schema  # type: ignore[misc]
-        self._validator = _validator(schema)
+        self._validator = validator(schema)
 
     async def call(self, arguments: Arguments) -> ToolResult:
         return await self.server.call(self.remote, arguments)
 
     def misfit(self, arguments: Arguments) -> str:
         """By the whole JSON schema, without patterns: a pattern of somebody else can take for ever to match."""
-        try:
-            error = min(self._validator.iter_errors(dict(arguments)), key=lambda e: len(e.path), default=None)
-        except Exception:  # a schema that refers to what is not there, or to itself: the server may judge
-            return ""
-        if error is None:
-            return ""
-        where = "".join(f"[{part!r}]" for part in error.path)
-        problem = cut(" ".join(f"{where} {error.message}".split()), DESCRIPTION)
-        return f"{problem}; {self.usage}"
+        problem = misfit(arguments, self._validator)
+        return f"{problem}; {self.usage}" if problem else ""
 
     def read(self, content: str) -> Arguments:
         """A JSON object is the arguments; other text is the one argument of a tool that needs a single text, and
@@ -130,9 +124,11 @@ class McpServer:
                     page = await client.list_tools(cursor=cursor)
                     for tool in page.tools[: MOST_TOOLS - len(found)]:
                         schema = tool.input_schema if isinstance(tool.input_schema, dict) else {}
-                        if _is_schema(schema):
+                        if is_schema(schema):
                             description = cut(" ".join((tool.description or "").split()), DESCRIPTION)
-                            found.append(McpTool(self, tool.name, tag_name(tool.name), description, schema))
+                            made = McpTool(self, tool.name, tag_name(tool.name), description, schema)
+                            made.side_effect = _changes_something(tool.annotations)
+                            found.append(made)
                     cursor = page.next_cursor
                     if not cursor or len(found) >= MOST_TOOLS:
                         break
@@ -330,6 +326,12 @@ def tag_name(name: str) -> str:
     return plain if plain[:1].isalpha() else f"tool_{plain}"[:NAME].rstrip("_")
 
 
+def _changes_something(annotations: Any) -> bool:
+    """Whether the server says that the tool changes something. What it does not say is left to who named the server."""
+    said = [getattr(annotations, name, None) for name in ("read_only_hint", "destructive_hint")]
+    return said[0] is False or (said[1] is True and said[0] is not True)
+
+
 def _properties(schema: Mapping[str, Any]) -> dict[str, Any]:
     properties = schema.get("properties")
     return properties if isinstance(properties, dict) else {}
@@ -343,31 +345,6 @@ def _required(schema: Mapping[str, Any]) -> list[str]:
 def _kind(schema: Any) -> str:
     kind = schema.get("type") if isinstance(schema, dict) else None
     return kind if isinstance(kind, str) else "anything"
-
-
-def _is_schema(schema: Mapping[str, Any]) -> bool:
-    from jsonschema import Draft202012Validator
-
-    try:
-        Draft202012Validator.check_schema(schema)
-    except Exception:  # it may be anything
-        return False
-    return True
-
-
-def _validator(schema: Mapping[str, Any]) -> Any:
-    from jsonschema import Draft202012Validator
-    from jsonschema.validators import extend
-    from referencing import Registry
-
-    usual = Draft202012Validator.VALIDATORS["additionalProperties"]
-
-    def additional(validator: Any, allowed: Any, instance: Any, within: Any) -> Any:
-        return () if "patternProperties" in within else usual(validator, allowed, instance, within)
-
-    patterns = dict.fromkeys(("pattern", "patternProperties", "unevaluatedProperties"))
-    kind: Any = extend(Draft202012Validator, {**patterns, "additionalProperties": additional})
-    return kind(schema, registry=Registry())  # an empty one: nothing is fetched
 
 
 def _command_name(command: Sequence[str]) -> str:

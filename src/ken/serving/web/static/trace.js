@@ -2,7 +2,7 @@
 
 import { element, percent, plural } from "./dom.js";
 
-const NAMES = { thought: "thought", decision: "decision", search: "search", observation: "found", graph_query: "graph", tool_call: "tool", answer: "answer", malformed: "malformed" };
+const NAMES = { thought: "thought", decision: "decision", search: "search", observation: "found", graph_query: "graph", sub_question: "part", tool_call: "tool", answer: "answer", malformed: "malformed" };
 
 // The steps as a list.
 export function steps(list) {
@@ -24,6 +24,8 @@ function body(view) {
       return element("div", { class: "words query", text: [view.entity.label, view.direction, view.relation].filter(Boolean).join(" · ") });
     case "observation":
       return element("div", {}, view.note ? element("p", { class: "words", text: view.note }) : null, ...view.triples.map((t) => element("p", { class: "words", text: `${t.subject.label}, ${t.relation}, ${t.object.label}` })), ...view.passages.map(passage));
+    case "sub_question":
+      return element("div", {}, element("div", { class: "words query", text: view.question || view.text }), ...view.candidates.map((c) => element("p", { class: c.method === view.chosen ? "words" : "words soft", text: `${c.method} ${c.score.toFixed(3)}: ${c.problem || c.text}` })));
     case "tool_call":
       return element("pre", { text: `${view.name}\n${JSON.stringify(view.arguments, null, 2)}` });
     case "malformed":

@@ -1,0 +1,62 @@
+"""Units as a tool: conversions by pint."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cached_property
+from importlib.util import find_spec
+from typing import Any, ClassVar
+
+from ken.core import Unsupported
+from ken.sources.tools.tool import ERROR, Arguments, Tool, ToolResult
+
+LONGEST = 60  # characters of a unit
+
+# What pint reads is bounded before it reads it: no calls, no large numbers, no powers of powers.
+_UNIT = re.compile(r"(?=.*[^\W\d]|[%])[\w°µ%Ω *\u00b7/^-]+")
+_TOO_MUCH = re.compile(r"\d{3}|(\*\*|\^)[^*/]*(\*\*|\^)|__")
+
+
+class UnitTool(Tool):
+    """The tool `convert`: an amount from one unit to another, such as 60 mile / hour to meter / second; temperatures,
+    too. digits: significant ones of the result.
+
+    Raises `Unsupported` when pint is not installed.
+    """
+
+    name: ClassVar[str] = "convert"
+    description: ClassVar[str] = "Convert an amount from one unit of measurement to another."
+    parameters: ClassVar[Mapping[str, Any]] = {
+        "type": "object",
+        "properties": {
+            "amount": {"type": "number"},
+            "unit": {"type": "string", "description": "such as mile / hour"},
+            "to": {"type": "string", "description": "the unit wanted, such as m/s"},
+        },
+        "required": ["amount", "unit", "to"],
+        "additionalProperties": False,
+    }
+
+    def __init__(self, *, digits: int = 10, budget: int | None = None) -> None:
+        if find_spec("pint") is None:
+            raise Unsupported("the unit tool needs pint; run `pip install 'ken[tools]'`")
+        self.digits, self.budget = digits, budget
+
+    @cached_property
+    def registry(self) -> Any:
+        """All units that pint knows; loaded when first needed (a third of a second)."""
+        from pint import UnitRegistry
+
+        return UnitRegistry(autoconvert_offset_to_baseunit=True)
+
+    async def call(self, arguments: Arguments) -> ToolResult:
+        amount, unit, to = arguments["amount"], str(arguments["unit"]).strip(), str(arguments["to"]).strip()
+        for name in (unit, to):
+            if len(name) > LONGEST or not _UNIT.fullmatch(name) or _TOO_MUCH.search(name):
+                return ToolResult(f"{ERROR} {name[:LONGEST]!r} is no unit", ok=False)
+        try:
+            value = self.registry.Quantity(float(str(amount)), unit).to(to)
+        except Exception as error:  # pint has a dozen kinds, and its tokenizer others
+            return ToolResult(f"{ERROR} {' '.join(str(error).split())[:200]}", ok=False)
+        return ToolResult(f"{value.magnitude:.{self.digits}g} {to}")

@@ -1,0 +1,498 @@
+"""The base model of a split world: it knows a part of the facts, reads passages, and can split a question into a tree
+(card 59, Model).
+
+It is pretrained on sentences that tell the facts which are known inside, and on the prompts of `Tree` and of its
+baselines, exactly as these make them, about training entities and about people who are not of this world, among them
+namesakes of the held-out ones (a model this small copies no name that it has never written). Whoever asks about a
+held-out entity therefore finds facts that were told and skills that were learnt elsewhere. What must be read has random
+values, so that it cannot be remembered; where a fact was never told, a chain from memory ends in a random value, so
+that the model learns to be unsure of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ken.agents.instructions import READ
+from ken.agents.protocol import render_passages
+from ken.agents.query_tree import QueryTree, read_tree
+from ken.agents.self_ask import FINAL, FOLLOW_UP, INTERMEDIATE, SELF_ASK
+from ken.agents.tree import EVERYTHING, read_candidate
+from ken.agents.tree_prompts import CHAIN, FROM_PARTS, FROM_PASSAGES, MARKER, SPLIT, UNKNOWN
+from ken.core import Passage, Sampling
+from ken.core.seeding import derive_seed
+from ken.lab.splitworld import (
+    KINDS,
+    Asked,
+    Fact,
+    Kind,
+    SplitWorld,
+    SplitWorldConfig,
+    ask,
+    sentence,
+)
+from ken.metrics import auroc
+from ken.models import Instruction, Message, Model
+from ken.training.factworld_base import TAGS
+from ken.training.lab_checkpoint import Gate, LabBaseConfig, Recipe
+from ken.training.lab_tokenizer import BOS, EOS, PAD, Piece, encode, fast_tokenizer
+from ken.training.lab_tokenizer import UNKNOWN as UNKNOWN_WORD
+from ken.training.pretraining import Example
+
+CONTROLS = [one.token for one in (SPLIT, CHAIN, FROM_PASSAGES, FROM_PARTS, READ, SELF_ASK)]
+MARKERS = [MARKER, FOLLOW_UP, INTERMEDIATE, FINAL, *(f"#{i}" for i in range(1, 4))]
+WORDS = ["What", "is", "the", "of", "Which", "came", "first", "or", "before", UNKNOWN, "Context", "Question"]
+WORDS += ["Doc", "Title", "and"]
+WORDS += list("?.,:()[]{}\"'-#") + list("123456789")
+WORDS += ["abcdef"]  # transformers encodes it to learn how a tokenizer spells
+
+CHAT_TEMPLATE = "<bos> {% for message in messages %}{{ message['content'] }} {% endfor %}"
+FACTS_A_TEXT = 8
+
+
+class TreeBaseConfig(LabBaseConfig):
+    """World and number of examples of each kind.
+
+    told: how often each fact that is known inside is told. quoting: documents to copy from; splitting: trees; chains:
+    from memory; reading: one passage for one fact; reading_all: passages for all facts of a question; joining: from the
+    answers of parts; self_ask: whole dialogues of that baseline; ircot: rounds of the other.
+    """
+
+    called = "splitworld"
+
+    world: SplitWorldConfig = SplitWorldConfig()
+    context: int = 512
+    batch: int = 16
+    told: int = 14
+    quoting: int = 8000
+    splitting: int = 4000
+    chains: int = 5000
+    reading: int = 8000
+    reading_all: int = 3000
+    joining: int = 4000
+    self_ask: int = 1200
+    ircot: int = 2000
+
+    def recipe(self) -> Recipe:
+        """How the model is made and measured."""
+        world = SplitWorld(self.world)
+        tokenizer = build_tokenizer(world)
+        return Recipe(tokenizer, pretraining_stages(self, world, tokenizer), lambda model: measure_gates(model, world))
+
+
+def smoke_config(*, seed: int = 0) -> TreeBaseConfig:
+    """The same kind of base model in a small world, built in seconds. It speaks the formats and knows little, and its
+    gates do not count: for trying code, not for claims."""
+    world = SplitWorldConfig(entities=60, entity_relations=3, time_relations=2, dev=0.2, test=0.3, seed=seed)
+    sizes: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "layers": 2, "heads": 2}
+    counts = dict.fromkeys(
+        ("quoting", "splitting", "chains", "reading", "reading_all", "joining", "self_ask", "ircot"), 60
+    )
+    return TreeBaseConfig(world=world, seed=seed, told=1, gated=False, **sizes, **counts)
+
+
+def build_tokenizer(world: SplitWorld) -> Any:
+    """A word-level tokenizer over everything the world can say; tags and markers are one token each."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    names = [name for entity in world.entities for name in entity.split()]
+    vocabulary = [PAD, BOS, EOS, UNKNOWN_WORD, *CONTROLS, *TAGS, *MARKERS, *WORDS, *world.relations, *world.moments]
+    vocabulary += [*names, *world.second_names]
+    backend = Tokenizer(
+        models.WordLevel({word: i for i, word in enumerate(dict.fromkeys(vocabulary))}, unk_token=UNKNOWN_WORD)
+    )
+    backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
+    special = [PAD, BOS, EOS, UNKNOWN_WORD, *CONTROLS]
+    return fast_tokenizer(backend, special=special, tags=(*TAGS, *MARKERS), chat_template=CHAT_TEMPLATE)
+
+
+def pretraining_stages(config: TreeBaseConfig, world: SplitWorld, tokenizer: Any) -> list[list[Example]]:
+    """All examples, each to be shown once: first plain copying, so that it is there before anything builds on it."""
+    rng = np.random.default_rng(derive_seed("split base", config.seed))
+    kinds: tuple[tuple[Callable[[SplitWorld, np.random.Generator], list[Piece]], int], ...] = (
+        (splitting, config.splitting),
+        (chain, config.chains),
+        (reading, config.reading),
+        (reading_all, config.reading_all),
+        (joining, config.joining),
+        (self_asking, config.self_ask),
+        (interleaving, config.ircot),
+    )
+    quotes = [quoting(world, rng) for _ in range(config.quoting)]
+    texts = list(telling(world, config.told, rng))
+    texts += [make(world, rng) for make, count in kinds for _ in range(count)]
+    return [encode(stage, tokenizer) for stage in (quotes, texts) if stage]
+
+
+# --- the mix ----------------------------------------------------------------------------------------------------------
+
+
+def quoting(world: SplitWorld, rng: np.random.Generator) -> list[Piece]:
+    """Documents with random values, then what they tell, and that they do not tell something: of anybody, so that every
+    name can be copied, and some about a namesake or the same entity, so that it takes the whole name and the relation
+    to find a value."""
+    told: dict[tuple[str, str], str] = {}
+    asked: dict[tuple[str, str], str] = {}
+    for _ in range(1 if rng.random() < 0.6 else 2):
+        subject, stranger = (_person(world, rng, world.entities) for _ in range(2))
+        relation, other = (world.relations[int(i)] for i in rng.permutation(len(world.relations))[:2])
+        for key in [(relation, subject), (other, subject), (relation, _namesake(world, subject, rng))]:
+            if rng.random() < 0.6:
+                told[key] = _anything(world, key[0], rng)
+            asked[key] = told.get(key, UNKNOWN)
+        asked.setdefault((relation, stranger), UNKNOWN)
+    facts = list(told.items())
+    shown = [f"{sentence(*facts[int(i)][0], facts[int(i)][1])}." for i in rng.permutation(len(facts))]
+    pieces: list[Piece] = [(f"{BOS} {_documents(shown)}", False)]
+    keys = list(asked)
+    for i in rng.permutation(len(keys)):
+        relation, subject = keys[int(i)]
+        copied = keys[int(i)] in told
+        pieces += [(f"the {relation} of", False), (f"{subject} is", copied), (asked[keys[int(i)]], True), (".", False)]
+    return pieces
+
+
+def telling(world: SplitWorld, times: int, rng: np.random.Generator) -> Iterator[list[Piece]]:
+    """Texts that tell the facts which are known inside, each so many times, always among others."""
+    facts = [fact for fact in world.facts.values() if fact.inside]
+    for _ in range(times):
+        order = rng.permutation(len(facts))
+        for start in range(0, len(order), FACTS_A_TEXT):
+            pieces: list[Piece] = [(BOS, False)]
+            for i in order[start : start + FACTS_A_TEXT]:
+                fact = facts[int(i)]
+                pieces += [(f"the {fact.relation} of {fact.subject} is", False), (fact.value, True), (".", False)]
+            yield pieces
+
+
+def splitting(world: SplitWorld, rng: np.random.Generator) -> list[Piece]:
+    """A question and its tree."""
+    asked = _invented(world, rng)
+    return _taught(SPLIT, asked.text, json.dumps(asked.parts))
+
+
+def chain(world: SplitWorld, rng: np.random.Generator) -> list[Piece]:
+    """A question answered from memory: what was told is remembered, the rest is guessed."""
+    asked = _remembered(world, rng)
+    return _taught(CHAIN, asked.text, explained(asked))
+
+
+def reading(world: SplitWorld, rng: np.random.Generator) -> list[Piece]:
+    """A question about one fact, and the passage that a search engine would find for it: the fact, or nearly so."""
+    relation = world.relations[int(rng.integers(len(world.relations)))]
+    fact = _made_up(world, relation, _person(world, rng, world.entities), rng)
+    passage, fits = _passage(world, fact, rng)
+    asked = _just(fact)
+    return _taught(FROM_PASSAGES, _shown([passage], ask([fact.relation], fact.subject)), _read(asked, int(fits)))
+
+
+def reading_all(world: SplitWorld, rng: np.random.Generator) -> list[Piece]:
+    """A question about several facts, and what is found for it and for its parts; the answer only if nothing is
+    missing."""
+    asked = _invented(world, rng)
+    found = [_passage(world, fact, rng, fit=0.85) for fact in asked.facts]
+    first = found[0][0] if rng.random() < 0.7 else _same(world, asked.facts[0], rng)
+    shown = list(dict.fromkeys([first, *(passage for passage, _ in found)]))
+    reached = [fits for _, fits in found].index(False) if not all(fits for _, fits in found) else len(found)
+    return _taught(FROM_PASSAGES, _shown(shown, asked.text), _read(asked, reached))
+
+
+def joining(world: SplitWorld, rng: np.random.Generator) -> list[Piece]:
+    """A question and the answers of its parts; where one is missing, memory must do."""
+    if rng.random() < 0.15:
+        asked = _remembered(world, rng, least=2)
+        missing = int(rng.integers(len(asked.facts)))
+        lines = [line for i, line in enumerate(_parts(asked)) if i != missing] if len(asked.facts) == 2 else []
+        return _taught(FROM_PARTS, _context(lines, asked.text), explained(asked))
+    asked = _invented(world, rng)
+    return _taught(FROM_PARTS, _context(_parts(asked), asked.text), explained(asked, joined=True))
+
+
+def self_asking(world: SplitWorld, rng: np.random.Generator) -> list[Piece]:
+    """A dialogue of `SelfAsk`: question by question, each with its passage; it ends where one does not fit."""
+    asked = _invented(world, rng)
+    pieces: list[Piece] = [(f"{BOS} {SELF_ASK.token} Question: {asked.text}", False)]
+    said = ""
+    for fact in asked.facts:
+        passage, fits = _passage(world, fact, rng, fit=0.8)
+        pieces.append((f"{said} {FOLLOW_UP} {ask([fact.relation], fact.subject)} {INTERMEDIATE}", True))
+        pieces.append((_documents([passage]), False))
+        said = f"{fact.sentence if fits else _missing(fact)} ."
+        if not fits:
+            return [*pieces, (f"{said} {FINAL} {UNKNOWN} {EOS}", True)]
+    compared = f"{_compared(asked)} ." if asked.kind == "comparison" else ""
+    return [*pieces, (f"{said} {compared} {FINAL} {asked.answer} {EOS}", True)]
+
+
+def interleaving(world: SplitWorld, rng: np.random.Generator) -> list[Piece]:
+    """A round of `Ircot`: what the passages so far tell is said, then what is to be looked for next, or the answer."""
+    asked = _invented(world, rng)
+    reached = int(rng.integers(0, len(asked.facts) + 1))
+    shown = [f"{fact.sentence}." for fact in asked.facts[:reached]]
+    if reached < len(asked.facts) and rng.random() < 0.5:  # something else was found for what is needed next
+        passage, _ = _passage(world, asked.facts[reached], rng, fit=0.0)
+        shown.append(passage)
+    if rng.random() < 0.4:
+        extra = _same(world, asked.facts[0], rng)
+        shown.insert(int(rng.integers(len(shown) + 1)), extra)
+    thought = [fact.sentence for fact in asked.facts[:reached]]
+    answer = asked.answer
+    if reached < len(asked.facts):
+        thought.append(_missing(asked.facts[reached]))
+        answer = UNKNOWN
+    elif asked.kind == "comparison":
+        thought[-1] += f" and {_compared(asked)}"
+    text = f"{_documents(list(dict.fromkeys(shown)))} {asked.text}"
+    return _taught(READ, text, f"<think> {' , '.join(thought)} </think> <answer> {answer} </answer>")
+
+
+# --- their parts
+
+
+def explained(asked: Asked, *, joined: bool = False) -> str:
+    """The chain of thought: every fact in its words, or what the parts said, then the answer."""
+    facts = [fact.sentence for fact in asked.facts]
+    if joined and asked.kind in {"3-hop", "4-hop"}:
+        first = asked.facts[:2]
+        path = " of the ".join(fact.relation for fact in reversed(first))
+        facts = [sentence(path, first[0].subject, first[-1].value), *facts[2:]]
+    if asked.kind == "comparison" and len(asked.facts) == 2:
+        facts.append(_compared(asked))
+    return f"{' , '.join(facts)} {MARKER} {asked.answer}"
+
+
+def _read(asked: Asked, reached: int) -> str:
+    """The chain of thought of one who found so many of the facts that are needed, in their order."""
+    if reached == len(asked.facts):
+        return explained(asked)
+    said = [*(fact.sentence for fact in asked.facts[:reached]), _missing(asked.facts[reached])]
+    return f"{' , '.join(said)} {MARKER} {UNKNOWN}"
+
+
+def _missing(fact: Fact) -> str:
+    return sentence(fact.relation, fact.subject, UNKNOWN)
+
+
+def _compared(asked: Asked) -> str:
+    first, last = sorted(asked.facts, key=lambda fact: int(fact.value))
+    return f"{first.value} is before {last.value}"
+
+
+def _parts(asked: Asked) -> list[str]:
+    """The lines of a context: the parts at the root, with their answers."""
+    if asked.kind not in {"3-hop", "4-hop"}:
+        return [f"{ask([fact.relation], fact.subject)} {fact.value}." for fact in asked.facts]
+    first = asked.facts[:2]
+    lines = [f"{ask([fact.relation for fact in first], first[0].subject)} {first[-1].value}."]
+    return [*lines, *(f"{ask([fact.relation], fact.subject)} {fact.value}." for fact in asked.facts[2:])]
+
+
+def _context(lines: Sequence[str], question: str) -> str:
+    return f"Context:\n{' '.join(lines)}\n\nQuestion:\n{question}"
+
+
+def _shown(passages: Sequence[str], question: str) -> str:
+    return f"{_documents(passages)}\n\n{question}"
+
+
+def _documents(texts: Sequence[str]) -> str:
+    return render_passages([Passage(id="", text=text) for text in texts], max_words=EVERYTHING)
+
+
+def _taught(instruction: Instruction, text: str, reply: str) -> list[Piece]:
+    return [(f"{BOS} {instruction.token} {text}", False), (f"{reply} {EOS}", True)]
+
+
+def _person(world: SplitWorld, rng: np.random.Generator, entities: Sequence[str]) -> str:
+    """One of the entities if it is a training one, else a namesake: so every first name is spoken of, and no held-out
+    entity is."""
+    entity = entities[int(rng.integers(len(entities)))]
+    return entity if world.split_of[entity] == "train" else world.namesake(entity, rng)
+
+
+def _anything(world: SplitWorld, relation: str, rng: np.random.Generator) -> str:
+    """A value that a relation could have, for anybody."""
+    if relation in world.time_relations:
+        values = world.values(relation, "train")
+        return values[int(rng.integers(len(values)))]
+    return _person(world, rng, [entity for split in world.splits for entity in world.values(relation, split)])
+
+
+def _made_up(world: SplitWorld, relation: str, subject: str, rng: np.random.Generator) -> Fact:
+    """A fact with a random value, to be read."""
+    while (value := _anything(world, relation, rng)) == subject:
+        pass
+    return Fact(subject, relation, value, "outside")
+
+
+def _invented(world: SplitWorld, rng: np.random.Generator) -> Asked:
+    """A question whose facts have random values, of which each leads to the next."""
+    kind = KINDS[int(rng.integers(len(KINDS)))]
+    while True:
+        subject = _person(world, rng, world.entities)
+        if kind == "comparison":
+            relation = world.time_relations[int(rng.integers(len(world.time_relations)))]
+            people = (subject, _person(world, rng, world.entities))
+            facts = tuple(_made_up(world, relation, person, rng) for person in people)
+            if people[0] != people[1] and facts[0].value != facts[1].value:
+                return Asked(kind, facts)
+            continue
+        walked: list[Fact] = []
+        for relation in world.some_relations(int(kind[0]), rng):
+            walked.append(_made_up(world, relation, subject, rng))
+            subject = walked[-1].value
+        if len({walked[0].subject, *(fact.value for fact in walked)}) == len(walked) + 1:
+            return Asked(kind, tuple(walked))
+
+
+def _just(fact: Fact) -> Asked:
+    return Asked("2-hop", (fact,))
+
+
+def _remembered(world: SplitWorld, rng: np.random.Generator, least: int = 1) -> Asked:
+    """A question about training entities whose facts are true where they were told, and random where they were not; of
+    one fact, or more."""
+
+    def recalled(subject: str, relation: str) -> Fact:
+        fact = world.facts[subject, relation]
+        return fact if fact.inside else replace(fact, value=world.some_value(relation, subject, rng))
+
+    entities = world.splits["train"]
+    if least == 1 and rng.random() < 0.4:
+        subject = entities[int(rng.integers(len(entities)))]
+        return _just(recalled(subject, world.relations[int(rng.integers(len(world.relations)))]))
+    while True:
+        asked = world.some_question(KINDS[int(rng.integers(len(KINDS)))], "train", rng)
+        if asked.kind == "comparison":
+            facts = tuple(recalled(fact.subject, fact.relation) for fact in asked.facts)
+            if facts[0].value != facts[1].value:
+                return Asked(asked.kind, facts)
+            continue
+        walked: list[Fact] = []
+        subject = asked.facts[0].subject
+        for fact in asked.facts:
+            walked.append(recalled(subject, fact.relation))
+            subject = walked[-1].value
+        if len({fact.subject for fact in walked}) == len(walked):
+            return Asked(asked.kind, tuple(walked))
+
+
+def _passage(world: SplitWorld, fact: Fact, rng: np.random.Generator, fit: float = 0.5) -> tuple[str, bool]:
+    """What a search engine finds first for a fact, and whether that is the fact: else the same of a namesake, something
+    else of the same entity, or that the entity is to somebody else what was asked for."""
+    if rng.random() < fit:
+        return f"{fact.sentence}.", True
+    kind = rng.random()
+    if kind < 0.5:
+        other = _namesake(world, fact.subject, rng)
+        return f"{sentence(fact.relation, other, _anything(world, fact.relation, rng))}.", False
+    if kind < 0.75:
+        return _same(world, fact, rng), False
+    like = fact.relation in world.entity_relations and rng.random() < 0.5
+    relation = fact.relation if like else str(rng.choice(world.entity_relations))
+    return f"{sentence(relation, _person(world, rng, world.entities), fact.subject)}.", False
+
+
+def _namesake(world: SplitWorld, person: str, rng: np.random.Generator) -> str:
+    """Somebody else with the same first name, who is no held-out entity."""
+    while (other := world.namesake(person, rng)) in world.split_of and world.split_of[other] != "train":
+        pass
+    return other
+
+
+def _same(world: SplitWorld, fact: Fact, rng: np.random.Generator) -> str:
+    others = [relation for relation in world.relations if relation != fact.relation]
+    relation = others[int(rng.integers(len(others)))]
+    return f"{_made_up(world, relation, fact.subject, rng).sentence}."
+
+
+# --- gates ------------------------------------------------------------------------------------------------------------
+
+
+async def measure_gates(model: Model, world: SplitWorld, *, examples: int = 300, seed: int = 2**20) -> list[Gate]:
+    """What the base model can do, about entities of the dev split, which no prompt was about: recall facts that were
+    told and not others, tell the two apart by how sure its explanation is, read a passage that fits and refuse one that
+    does not, split questions, and join answers of parts."""
+    rng = np.random.default_rng(derive_seed("split gates", world.config.seed, seed))
+
+    async def reply(instruction: Instruction, text: str, tokens: int = 64) -> Any:
+        says = [Message("system", instruction), Message("user", text)]
+        (generation,) = await model.generate(says, sampling=Sampling(max_tokens=tokens))
+        return generation
+
+    facts = [fact for entity in world.splits["dev"] for fact in (world.facts[entity, r] for r in world.relations)]
+    facts = [facts[int(i)] for i in rng.permutation(len(facts))[:examples]]
+    asked_facts = [ask([fact.relation], fact.subject) for fact in facts]
+    recalled = [
+        read_candidate("closed", g) for g in await asyncio.gather(*(reply(CHAIN, text) for text in asked_facts))
+    ]
+    right = [c.text == fact.value for c, fact in zip(recalled, facts, strict=True)]
+    known = [fact.inside for fact in facts]
+
+    made = [replace(fact, value=world.some_value(fact.relation, fact.subject, rng)) for fact in facts]
+    shown = {
+        "fits": [f"{fact.sentence}." for fact in made],
+        "namesake": [
+            f"{sentence(f.relation, world.namesake(f.subject, rng), world.some_value(f.relation, f.subject, rng))}."
+            for f in made
+        ],
+        "other": [_same(world, fact, rng) for fact in made],
+    }
+    read = {
+        kind: [
+            read_candidate("open", g)
+            for g in await asyncio.gather(
+                *(reply(FROM_PASSAGES, _shown([p], q)) for p, q in zip(passages, asked_facts, strict=True))
+            )
+        ]
+        for kind, passages in shown.items()
+    }
+
+    asked = [world.some_question(KINDS[i % len(KINDS)], "dev", rng) for i in range(examples)]
+    trees = await asyncio.gather(*(reply(SPLIT, one.text, 200) for one in asked))
+    written = [read_tree(g.text, one.text) for g, one in zip(trees, asked, strict=True)]
+    wanted = [read_tree(json.dumps(one.parts), one.text).tree for one in asked]
+    exact = [not w.problems and _shape(w.tree) == _shape(t) for w, t in zip(written, wanted, strict=True)]
+
+    joined = await asyncio.gather(*(reply(FROM_PARTS, _context(_parts(one), one.text)) for one in asked))
+    joins = [read_candidate("child", g).text == one.answer for g, one in zip(joined, asked, strict=True)]
+    everything = await asyncio.gather(
+        *(reply(FROM_PASSAGES, _shown([f"{f.sentence}." for f in one.facts], one.text)) for one in asked)
+    )
+    reads = [read_candidate("open", g).text == one.answer for g, one in zip(everything, asked, strict=True)]
+
+    def share(values: Sequence[bool]) -> float:
+        return sum(values) / max(1, len(values))
+
+    def of_kind(values: Sequence[bool], *kinds: Kind) -> float:
+        return share([v for v, one in zip(values, asked, strict=True) if one.kind in kinds])
+
+    def recalled_share(told: bool) -> float:
+        return share([r for r, k in zip(right, known, strict=True) if k is told])
+
+    fits = [c.text == fact.value for c, fact in zip(read["fits"], made, strict=True)]
+    return [
+        Gate(
+            "facts that were told, from memory", share([r for r, k in zip(right, known, strict=True) if k]), 0.85, 1.0
+        ),
+        Gate("facts that were not", share([r for r, k in zip(right, known, strict=True) if not k]), 0.0, 0.2),
+        Gate("AUROC of the explanation, told or not", auroc([c.score for c in recalled], known) or 0.0, 0.8, 1.0),
+        Gate("a passage that fits, read", share(fits), 0.9, 1.0),
+        Gate("a namesake's passage, refused", share([bool(c.problem) for c in read["namesake"]]), 0.8, 1.0),
+        Gate("a passage about something else, refused", share([bool(c.problem) for c in read["other"]]), 0.8, 1.0),
+        Gate("trees exactly as wanted", share(exact), 0.95, 1.0),
+        Gate("chains joined from parts", of_kind(joins, "2-hop", "3-hop", "4-hop"), 0.85, 1.0),
+        Gate("comparisons joined from parts", of_kind(joins, "comparison"), 0.75, 1.0),
+        Gate("two facts read from their passages", of_kind(reads, "2-hop", "comparison"), 0.0, 1.0, gating=False),
+        Gate("more facts read from their passages", of_kind(reads, "3-hop", "4-hop"), 0.0, 1.0, gating=False),
+    ]
+
+
+def _shape(tree: QueryTree) -> list[tuple[str, tuple[int, ...]]]:
+    return [("".join(node.text.split()), node.children) for node in tree.nodes]
