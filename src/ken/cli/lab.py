@@ -22,7 +22,8 @@ app = typer.Typer(
 Variant = Annotated[
     str,
     typer.Option(
-        help="Of factworld: plain; two-hop: with mentors; ood: with an out-of-distribution relation; or introspection."
+        help="Of factworld: plain; two-hop: with mentors; ood: with an out-of-distribution relation; or introspection. "
+        "Of conflict: plain or natural."
     ),
 ]
 

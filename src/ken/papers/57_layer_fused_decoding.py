@@ -38,9 +38,9 @@ class Settings(Frozen):
     """asked: the questions on which arms are measured, or those kept for choosing ("dev"). limit: of each kind.
 
     retrain: every seed makes a world and trains a model of its own, as the card has it; by default all seeds have those
-    of seed 0, since training takes longer than five minutes on a busy machine, and draw which questions are asked and
-    what their documents say. cad_beta: its authors' value for documents that contradict the model. timed_*: of the
-    comparison of speed. analysed: prompts whose layers are looked at.
+    of seed 0, to spare their training, and draw which questions are asked and what their documents say. cad_beta: its
+    authors' value for documents that contradict the model. timed_*: of the comparison of speed. analysed: prompts whose
+    layers are looked at.
     """
 
     base: ConflictBaseConfig = ConflictBaseConfig()
