@@ -42,8 +42,11 @@ DOMAIN = 1  # the second one, which the base model has never walked
 class Settings(Frozen):
     """asked: questions that arms are measured on: the test ones, or while settings are being chosen others ("dev").
 
-    limit: how many. learnt: questions that are learnt from. hops, nodes: of a subgraph. heads: where walks begin.
-    ties: which shortest path is learnt. ft_*: of the fine-tunings.
+    limit: how many. learnt: questions that are learnt from. hops, nodes: of a subgraph; the card's two hops would lose
+    the middle of every chain of three. heads: where walks begin; at random, as in the paper, half of them would begin
+    at the concept that a question names beside its anchor, from where its words lead nowhere (an optional arm measures
+    that). ties: which shortest path is learnt; between two concepts there are several, and the one at random that the
+    paper may take mostly has nothing to do with the question. ft_*: of the fine-tunings.
     """
 
     base: ConceptsBaseConfig = ConceptsBaseConfig()
@@ -315,7 +318,7 @@ def sweep(*, learnt: bool) -> tuple[Arm[Bench], ...]:
         make = walker(**options)
         run_ = of_tuned("ksl-ft", dialogues, make) if learnt else of_base(make)
         (what, value), *_ = options.items()
-        text = f"{name} that begins at {value}" if what == "heads" else f"{name} with at most {value} rounds"
+        text = f"{name}, its beginnings chosen by: {value}" if what == "heads" else f"{name}, at most {value} rounds"
         arms.append(Arm(f"{name}-{what.replace(chr(95), chr(45))}-{value}", text, run_, optional=True))
     return tuple(arms)
 
