@@ -48,7 +48,7 @@ def test_the_length_of_a_vector_does_not_matter() -> None:
     assert [c.members for c in cluster(vectors, 3).clusters] == [c.members for c in cluster(longer, 3).clusters]
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(
     n=st.integers(1, 14),
     copies=st.integers(1, 3),

@@ -92,7 +92,7 @@ def smoke_config(*, seed: int = 0) -> ReviewsBaseConfig:
     count: for trying code, not for claims."""
     sizes: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "layers": 1, "heads": 2, "batch": 8}
     world = ReviewsConfig(products=8, reviews=12, seed=seed)
-    stages = (Stage(raw=600, most=2), Stage(raw=100, least=3, most=12, condensed=100, clusters=4))
+    stages = (Stage(raw=320, most=2), Stage(raw=48, least=3, most=12, condensed=48, clusters=4))
     return ReviewsBaseConfig(world=world, seed=seed, stages=stages, gated=False, **sizes)
 
 
