@@ -35,7 +35,6 @@ from ken.sources.search.retriever import IndexRetriever
 from ken.training.lab_checkpoint import built
 from ken.training.tree_base import TreeBaseConfig, smoke_config
 
-MAX_TOKENS = 128  # the longest tree takes 96
 BASELINES = ("cot", "one-r", "self-ask", "ircot", "tree-open", "open-leaves", "closed-leaves", "tree-random")
 BINS = 5
 
@@ -55,6 +54,7 @@ class Settings(Frozen):
     sub_k: int = Field(default=1, ge=1)
     one_k: int = Field(default=3, ge=1)
     chain_k: int = Field(default=1, ge=1)
+    max_tokens: int = Field(default=128, ge=1)  # the longest tree takes 96
 
 
 @dataclass
@@ -73,7 +73,7 @@ class Bench:
     def attempts(self, strategy: Strategy, top_k: int) -> list[Trajectory]:
         """One greedy attempt at each question."""
         sources = Sources(search=self.index, top_k=top_k)
-        sampling = Sampling(max_tokens=MAX_TOKENS, seed=self.seed)
+        sampling = Sampling(max_tokens=self.settings.max_tokens, seed=self.seed)
 
         async def together() -> list[Trajectory]:
             return list(
@@ -286,7 +286,7 @@ paper = Paper(
         "scored again by `ken replay probtree`."
     ),
     full=Settings(),
-    smoke=Settings(base=smoke_config(), questions=8),
+    smoke=Settings(base=smoke_config(), questions=4, max_tokens=32),
     prepare=prepare,
     arms=ARMS,
     claims=CLAIMS,
