@@ -83,7 +83,7 @@ class Bench:
     seed: int
     world: ApiWorld
     questions: list[Question]
-    _model: LocalModel | None = field(default=None, repr=False)
+    adapters: dict[bool, np.ndarray] = field(default_factory=dict, repr=False)  # two arms need each
 
     @cached_property
     def model(self) -> LocalModel:
@@ -317,7 +317,11 @@ def adapted_tools(bench: Bench, collection: ToolCollection) -> ToolRetriever:
     needed = [[places[tool] for tool in q.tools] for q in trained]
     vectors = retriever.encoder.queries([q.text for q in trained])
     config = AdapterConfig(seed=derive_seed("adapter", bench.seed) % 2**31)
-    retriever.adapter, retriever.name = learn_adapter(vectors, retriever.vectors, needed, config), "adapter"
+    sets = {split: {q.tools for q in of} for split, of in collection.questions.items()}
+    unseen = not sets["train"] & sets["test"]
+    if unseen not in bench.adapters:
+        bench.adapters[unseen] = learn_adapter(vectors, retriever.vectors, needed, config)
+    retriever.adapter, retriever.name = bench.adapters[unseen], "adapter"
     return retriever
 
 
