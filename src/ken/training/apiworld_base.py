@@ -90,9 +90,9 @@ class ApiWorldBaseConfig(LabBaseConfig):
 def smoke_config(*, seed: int = 0) -> ApiWorldBaseConfig:
     """A model built in seconds, which has learnt next to nothing."""
     sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "layers": 2, "heads": 2}
-    examples = dict.fromkeys(("plans", "nexts", "choices", "calls", "fills", "responses", "gates"), 100)
+    examples = dict.fromkeys(("plans", "nexts", "choices", "calls", "fills", "responses", "gates"), 40)
     world = ApiWorldConfig(names=10, train=40, test=20, seed=seed)
-    return ApiWorldBaseConfig(world=world, seed=seed, closed=1, known=1, gated=False, **sizes, **examples)
+    return ApiWorldBaseConfig(world=world, seed=seed, closed=1, known=0, gated=False, **sizes, **examples)
 
 
 def build_tokenizer(world: ApiWorld) -> Any:
