@@ -83,8 +83,8 @@ class GraphBaseConfig(LabBaseConfig):
     known_train: float = Field(default=0.15, ge=0, le=1)
     exposures: int = Field(default=8, ge=1)
     thoughts: int = Field(default=2000, ge=0)
-    walked: int = Field(default=1500, ge=1)
-    walked_relations: int = Field(default=500, ge=1)
+    walked: int = Field(default=2600, ge=1)
+    walked_relations: int = Field(default=1500, ge=1)
     dumped: int = Field(default=400, ge=1)
     renamed: float = Field(default=0.7, ge=0, le=1)
     aimless: float = Field(default=0.2, ge=0, le=1)
@@ -143,7 +143,9 @@ def build_tokenizer(world: GraphWorld) -> Any:
 def pretraining_stages(config: GraphBaseConfig, world: GraphWorld, tokenizer: Any) -> list[list[Example]]:
     """All examples, each to be shown once."""
     rng = np.random.default_rng(derive_seed("graph base", config.seed))
-    walked = [_prompt(one, config, world, rng) for one in walked_prompts(config, world, rng)]
+    met = walked_prompts(config, world, rng)
+    met += [one for one in met if one.token == prompts.ENTITIES.token]  # twice, with other names: learnt last of all
+    walked = [_prompt(one, config, world, rng) for one in met]
     order = [walked[int(i)] for i in rng.permutation(len(walked))]
     first = round(config.reading_first * len(order))
     known = known_edges(config, world)
