@@ -404,7 +404,7 @@ def test_options_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None:
 
 
 def test_without_a_graph_a_walk_is_refused_in_one_sentence() -> None:
-    for name in ("graph", "graph-relations", "graph-dump"):
+    for name in ("graph", "graph-relations"):
         with pytest.raises(BadInput, match="no knowledge graph was given"):
             ken.ask("Where?", model=chat(), strategy=load_strategy(name))
 

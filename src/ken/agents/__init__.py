@@ -46,7 +46,6 @@ STRATEGIES: dict[str, Callable[[], Strategy]] = {
         LongContext,
         ReadAll,
         Clusters,
-        GraphDump,
         GraphRelations,
         Graph,
         SelfConsistency,

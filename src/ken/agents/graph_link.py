@@ -11,6 +11,7 @@ from ken.agents.graph_prompts import TOPICS
 from ken.agents.graph_walk import graph_of
 from ken.agents.protocol import escape
 from ken.core import Entity, Malformed, Observation, Usage
+from ken.sources.graph.mentions import mentioned
 
 Linker = Literal["auto", "given", "llm", "match"]
 LINKERS: tuple[Linker, ...] = ("auto", "given", "llm", "match")
@@ -24,7 +25,7 @@ async def topic_entities(attempt: Attempt, linker: Linker, most: int) -> tuple[E
 
     given: those that the question's `meta` names: `topic_entities` (ids) or `topic_entity` (id → name, as in ToG's
     data). llm: the model names them and the graph links the names. match: the longest stretches of the question that
-    are a name or another name of an entity. auto: given, where the question has any, else llm.
+    are a name or another name of an entity (`mentioned`). auto: given, where the question has any, else llm.
     Raises `SourceError`, `ModelError`.
     """
     given = _given(attempt)
@@ -35,7 +36,8 @@ async def topic_entities(attempt: Attempt, linker: Linker, most: int) -> tuple[E
     elif linker == "llm":
         found = await _named(attempt, most)
     else:
-        found = await _matched(attempt, most)
+        attempt.count(Usage(graph_calls=1))
+        found = list(await mentioned(graph_of(attempt), attempt.question.text, max_words=LONGEST))
     unique = tuple(islice({entity.id: entity for entity in found}.values(), most))
     note = "; ".join(entity.label for entity in unique)
     attempt.steps.append(Observation(note=f"topic entities: {note}" if unique else "no topic entity was found"))
@@ -63,21 +65,3 @@ async def _named(attempt: Attempt, most: int) -> list[Entity]:
         attempt.count(Usage(graph_calls=1))
         found += [linked.entity for linked in await graph_of(attempt).link(mention[:200], 1)]
     return found
-
-
-async def _matched(attempt: Attempt, most: int) -> list[Entity]:
-    """Longest first, from the left; stretches do not overlap."""
-    words = re.findall(r"[^\s?!.,;:()\"“”«»]+", attempt.question.text)
-    free = [True] * len(words)
-    found: list[tuple[int, Entity]] = []
-    for length in range(min(LONGEST, len(words)), 0, -1):
-        for start in range(len(words) - length + 1):
-            if len(found) >= most or not all(free[start : start + length]):
-                continue
-            attempt.count(Usage(graph_calls=1))
-            mention = " ".join(words[start : start + length]).removesuffix("'s").removesuffix("’s")
-            for linked in await graph_of(attempt).link(mention, 1):
-                if linked.how != "words":
-                    found.append((start, linked.entity))
-                    free[start : start + length] = [False] * length
-    return [entity for _, entity in sorted(found, key=lambda pair: pair[0])]

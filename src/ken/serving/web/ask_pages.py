@@ -39,7 +39,8 @@ STRATEGY_WORDS = {
     "tools": "searches, and runs Python in a sandbox",
     "graph": "walks a knowledge graph by relations and entities",
     "graph-relations": "walks a knowledge graph by chains of relations",
-    "graph-dump": "reads all triples of what the question is about",
+    "triple-dump": "reads all triples of what the question is about",
+    "solver": "walks a knowledge graph, one entity at a time",
     "tool-stages": "plans all sub-questions, and calls a tool for each",
     "tool-stages-iterative": "plans and calls one sub-question after the other",
 }
