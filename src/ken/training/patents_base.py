@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -71,13 +72,13 @@ class PatentsBaseConfig(LabBaseConfig):
 
     world: PatentConfig = PatentConfig()
     context: int = 320
-    comparing: int = Field(default=5000, ge=0)
+    comparing: int = Field(default=8000, ge=0)
     facts: int = Field(default=60, ge=0)
-    asking: int = Field(default=1500, ge=0)
+    asking: int = Field(default=3000, ge=0)
     reading: int = Field(default=3000, ge=0)
-    noted: int = Field(default=4000, ge=0)
-    bare: int = Field(default=4000, ge=0)
-    thinking: int = Field(default=1500, ge=0)
+    noted: int = Field(default=3000, ge=0)
+    bare: int = Field(default=3000, ge=0)
+    thinking: int = Field(default=1000, ge=0)
 
     def recipe(self) -> Recipe:
         """How the model is made and measured."""
@@ -125,7 +126,8 @@ def examples(config: PatentsBaseConfig, world: PatentWorld) -> list[list[list[Pi
         *(judging(_drawn(pairs, rng), rng, noted=False) for _ in range(config.bare)),
         *(thinking(_drawn([p for p in pairs if not p.tail], rng)) for _ in range(config.thinking)),
     ]
-    compared = [comparing(_drawn(pairs, rng), rng) for _ in range(config.comparing)]
+    train = world.of("train")
+    compared = [comparing(train, rng) for _ in range(config.comparing)]
     return [compared, [list(pieces) for pieces in made]]
 
 
@@ -173,31 +175,41 @@ def judging(pair: Pair, rng: np.random.Generator, *, noted: bool) -> list[Piece]
         answers: list[str | None] = [t.meaning if noted else _noise(t, rng) if filler else None for t in terms]
         notes.append(render_notes([t.question for t in terms], answers))
     sure = noted and (count == SLOTS or (not pair.same and pair.deciding < count))
-    aloud = f"{spelled(pair, range(count))} " if noted else ""
+    aloud = f"{spelled(pair.slots[:count])} " if noted else ""
     return [
         (f"{BOS} {JUDGE.token} {render_pair(pair.texts, notes)}", False),
-        (f"{aloud}{_verdict(pair, SURE if sure else UNSURE)}", True),
+        (f"{aloud}{_verdict(pair.same, SURE if sure else UNSURE)}", True),
     ]
 
 
-def comparing(pair: Pair, rng: np.random.Generator) -> list[Piece]:
-    """The notes on some slots, the deciding one among them, without the texts."""
-    others = [i for i in range(SLOTS) if i != pair.deciding]
-    slots = sorted([pair.deciding, *others[: int(rng.choice([0, 1, 2], p=[0.5, 0.2, 0.3]))]])
-    sides = [[pair.slots[i][side] for i in slots] for side in (0, 1)]
-    notes = [render_notes([t.question for t in terms], [t.meaning for t in terms]) for terms in sides]
+def comparing(terms: Sequence[Term], rng: np.random.Generator) -> list[Piece]:
+    """The notes on one to three slots without the texts; every slot is as likely to be the same as not, unlike in
+    pairs, where it nearly always is. Meanings are drawn anew, so that they must be read."""
+    slots = []
+    for _ in range(int(rng.choice([1, 2, 3], p=[0.4, 0.3, 0.3]))):
+        first, other = (_invented(_drawn(terms, rng), rng) for _ in range(2))
+        mechanism, purpose = rng.random(2) < [[0.5, 1.0], [1.0, 0.5], [0.5, 0.5]][int(rng.integers(3))]
+        kept = replace(
+            other,
+            mechanism=first.mechanism if mechanism else other.mechanism,
+            purpose=first.purpose if purpose else other.purpose,
+        )
+        slots.append((first, kept))
+    notes = [
+        render_notes([slot[side].question for slot in slots], [slot[side].meaning for slot in slots]) for side in (0, 1)
+    ]
+    same = all(a.concept == b.concept for a, b in slots)
     prompt = f"{BOS} {JUDGE.token} {render_pair(('', ''), notes)}"
-    return [(prompt, False), (f"{spelled(pair, slots)} {_verdict(pair, SURE)}", True)]
+    return [(prompt, False), (f"{spelled(slots)} {_verdict(same, SURE)}", True)]
 
 
-def spelled(pair: Pair, slots: Iterable[int]) -> str:
+def spelled(slots: Iterable[tuple[Term, Term]]) -> str:
     """What the terms of some slots mean, side by side, and whether it is the same. Judgements read their notes aloud
-    so: without it a model of this size does not learn in 6,000 examples to compare what stands far apart, and it
-    copies what it has seen at once."""
-    pairs = (pair.slots[i] for i in slots)
+    so: without it a model of this size does not learn in 6,000 examples to compare what stands far apart. Terms are
+    left out, since names that were never written are not copied."""
     read = [
-        f"{a.word} ? A : {a.meaning} {b.word} ? A : {b.meaning} {SAME if a.concept == b.concept else DIFFERENT}"
-        for a, b in pairs
+        f"{a.mechanism} {a.purpose} {b.mechanism} {b.purpose} {SAME if a.concept == b.concept else DIFFERENT}"
+        for a, b in slots
     ]
     return f"<think> {' '.join(read)} </think>"
 
@@ -205,7 +217,7 @@ def spelled(pair: Pair, slots: Iterable[int]) -> str:
 def thinking(pair: Pair) -> list[Piece]:
     """A judgement after saying what the terms mean, slot by slot; head terms only."""
     prompt = f"{BOS} {JUDGE_COT.token} {render_pair(pair.texts, ['', ''])}"
-    return [(prompt, False), (f"{spelled(pair, range(SLOTS))} {_verdict(pair, SURE)}", True)]
+    return [(prompt, False), (f"{spelled(pair.slots)} {_verdict(pair.same, SURE)}", True)]
 
 
 async def measure_gates(model: Model, world: PatentWorld, *, pairs: int = 200) -> list[Gate]:
@@ -262,8 +274,8 @@ def _answer(text: str) -> str:
     return f'{{"answer": "{text}"}} {EOS}'
 
 
-def _verdict(pair: Pair, confidence: int) -> str:
-    return f'{{"label": {int(pair.same)}, "confidence": {confidence} }} {EOS}'
+def _verdict(same: bool, confidence: int) -> str:
+    return f'{{"label": {int(same)}, "confidence": {confidence} }} {EOS}'
 
 
 def _invented(term: Term, rng: np.random.Generator) -> Term:
