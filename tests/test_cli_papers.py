@@ -110,7 +110,7 @@ def test_a_setting_is_changed_from_the_command_line(fake):
     [
         (["papers", "adasarch"], "there is no paper 'adasarch'; did you mean adasearch?"),
         (["reproduce", "nothing-like-it"], "there is no paper 'nothing-like-it'; see `ken papers` for the names"),
-        (["reproduce", "survey-tool-learning"], "Tool learning (survey-tool-learning) is planned and cannot be run"),
+        (["reproduce", "symphony"], "Symphony (symphony) is planned and cannot be run"),
         (["reproduce", SLUG, "--arms", "bsae"], f"{SLUG} has no arm 'bsae'; its arms are base, method, half"),
         (["reproduce", SLUG, "--set", "gain"], "--set gain is not KEY=VALUE"),
         (["reproduce", SLUG, "--set", "gain.x=1"], "there is no setting 'gain.x'; the settings are questions, gain"),
@@ -147,8 +147,8 @@ def test_a_paper_is_shown_with_date_authors_code_and_summary(tmp_path):
 
 
 def test_a_planned_paper_is_shown_as_planned(tmp_path):
-    done = run_ken("papers", "survey-tool-learning", cwd=tmp_path)
+    done = run_ken("papers", "symphony", cwd=tmp_path)
     assert done.returncode == 0
     assert "planned: it cannot be run yet" in done.stdout
-    shown = json.loads(run_ken("papers", "survey-tool-learning", "--json", cwd=tmp_path).stdout)
+    shown = json.loads(run_ken("papers", "symphony", "--json", cwd=tmp_path).stdout)
     assert (shown["state"], shown["arms"], shown["claims"]) == ("planned", [], [])

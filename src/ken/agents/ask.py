@@ -28,6 +28,7 @@ def ask(
     graph: object = None,
     tools: str | Path | None = None,
     allow: Sequence[str] | bool = (),
+    within: str = "",
     **model_options: Any,
 ) -> Trajectory:
     """Answer a question and say how: the trajectory holds the decision, the searches, the passages and the answer.
@@ -63,6 +64,7 @@ def ask(
             graph=graph,
             tools=tools,
             allow=allow,
+            within=within,
             **model_options,
         )
     )
@@ -80,6 +82,7 @@ async def ask_async(
     graph: object = None,
     tools: str | Path | None = None,
     allow: Sequence[str] | bool = (),
+    within: str = "",
     **model_options: Any,
 ) -> Trajectory:
     """`ask` as a coroutine, for programs that have an event loop. Questions that are asked together share one model:
@@ -88,7 +91,7 @@ async def ask_async(
     if not isinstance(model, str | Model):
         raise BadInput(f"a model is a spec such as 'openai/gpt-4o-mini' or a loaded model, not {type(model).__name__}")
     async with _with_tools(strategy, mcp, tools, allow, search=index is not None) as chosen:
-        sources = open_sources(index, top_k, graph)
+        sources = open_sources(index, top_k, graph, within=within)
         loaded: Model | None = None
         try:
             check_sources([chosen], sources)

@@ -79,6 +79,7 @@ def ask(  # noqa: PLR0917 (typer reads the options from the signature)
         sampling=options.sampling(temperature, max_tokens, seed),
         mcp=mcp or (),
         graph=graph or None,
+        within=within,
         tools=tools or None,
         allow=allow or (),
         **options.given(

@@ -27,6 +27,9 @@ from ken.serving.service import MAX_EXCHANGES, Ask, Service
 PREFIX = "ken/"
 STARTED = int(time.time())
 
+# Without a type: some readers check the whole body against it, others each event.
+STREAMED = {"description": "Server-sent events; the data of each is a chunk as OpenAI has them, of the last [DONE]."}
+
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
 
 
@@ -35,7 +38,7 @@ router = APIRouter(prefix="/v1", tags=["OpenAI"])
     response_model=ChatCompletion,
     openapi_extra=described(ChatRequest),
     responses={
-        200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "The answer."},
+        200: {"content": {"text/event-stream": {"schema": STREAMED}}, "description": "The answer."},
         502: {"model": ErrorReply, "description": "The model or an index failed, or gave no answer."},
         504: {"model": ErrorReply, "description": "No answer within the server's time."},
     },
