@@ -15,6 +15,9 @@ LONGEST = 60  # characters of a unit
 
 # What pint reads is bounded before it reads it: no calls, no large numbers, no powers of powers.
 _UNIT = re.compile(r"(?=.*[^\W\d]|[%])[\w°µ%Ω *\u00b7/^-]+")
+_ASKED = re.compile(
+    r"(?P<amount>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d{1,3})?)\s*(?P<unit>\S.{0,60}?)\s+(?:to|in)\s+(?P<to>\S.{0,60})"
+)
 _TOO_MUCH = re.compile(r"\d{3}|(\*\*|\^)[^*/]*(\*\*|\^)|__")
 
 
@@ -49,6 +52,13 @@ class UnitTool(Tool):
         from pint import UnitRegistry
 
         return UnitRegistry(autoconvert_offset_to_baseunit=True)
+
+    def read(self, content: str) -> Arguments:
+        """Of a tag: an amount, its unit, and behind "to" or "in" the unit wanted, such as 72 km/h to m/s."""
+        found = _ASKED.fullmatch(content.strip())
+        if found is None:
+            return {"content": content}
+        return {"amount": float(found["amount"]), "unit": found["unit"].strip(), "to": found["to"].strip()}
 
     async def call(self, arguments: Arguments) -> ToolResult:
         amount, unit, to = arguments["amount"], str(arguments["unit"]).strip(), str(arguments["to"]).strip()
