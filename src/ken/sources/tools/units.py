@@ -8,7 +8,7 @@ from functools import cached_property
 from importlib.util import find_spec
 from typing import Any, ClassVar
 
-from ken.core import Unsupported
+from ken.core import BadInput, Unsupported
 from ken.sources.tools.tool import ERROR, Arguments, Tool, ToolResult
 
 LONGEST = 60  # characters of a unit
@@ -61,12 +61,27 @@ class UnitTool(Tool):
         return {"amount": float(found["amount"]), "unit": found["unit"].strip(), "to": found["to"].strip()}
 
     async def call(self, arguments: Arguments) -> ToolResult:
-        amount, unit, to = arguments["amount"], str(arguments["unit"]).strip(), str(arguments["to"]).strip()
-        for name in (unit, to):
-            if len(name) > LONGEST or not _UNIT.fullmatch(name) or _TOO_MUCH.search(name):
-                return ToolResult(f"{ERROR} {name[:LONGEST]!r} is no unit", ok=False)
+        unit, to = str(arguments["unit"]).strip(), str(arguments["to"]).strip()
         try:
-            value = self.registry.Quantity(float(str(amount)), unit).to(to)
+            value = self.converted(float(str(arguments["amount"])), unit, to)
+        except BadInput as error:
+            return ToolResult(f"{ERROR} {error}", ok=False)
+        return ToolResult(f"{value:.{self.digits}g} {to}")
+
+    def converted(self, amount: float, unit: str, to: str) -> float:
+        """The amount in the unit `to`. Raises `BadInput` for what is no unit, and for units that do not fit."""
+        for name in (unit, to):
+            self.known(name)
+        try:
+            return float(self.registry.Quantity(amount, unit).to(to).magnitude)
         except Exception as error:  # pint has a dozen kinds, and its tokenizer others
-            return ToolResult(f"{ERROR} {' '.join(str(error).split())[:200]}", ok=False)
-        return ToolResult(f"{value.magnitude:.{self.digits}g} {to}")
+            raise BadInput(" ".join(str(error).split())[:200]) from error
+
+    def known(self, name: str) -> None:
+        """Raise `BadInput` unless pint knows the unit."""
+        if len(name) > LONGEST or not _UNIT.fullmatch(name) or _TOO_MUCH.search(name):
+            raise BadInput(f"{name[:LONGEST]!r} is no unit")
+        try:
+            self.registry.Unit(name)
+        except Exception as error:
+            raise BadInput(" ".join(str(error).split())[:200]) from error
