@@ -42,8 +42,8 @@ _CALLS = {
     ),
 }
 _LOOP = (
-    "One tool at a time; what it returns comes back between <response> and </response>, which you never write yourself. "
-    "Use a tool wherever equality needs algebra, arithmetic, units or a constant, and none where it does not."
+    "One tool at a time; what it returns comes back between <response> and </response>, which you never write "
+    "yourself. Use a tool wherever equality needs algebra, arithmetic, units or a constant, and none where it does not."
 )
 _END = "End with your verdict, exactly [Correct] or [Incorrect]."
 _EXAMPLE = (

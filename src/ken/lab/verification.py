@@ -1,4 +1,4 @@
-"""A world of answers to be checked: is what somebody answered the same as the reference (card 28, Miniature claim check)?
+"""A world of answers to be checked: is an answer the same as the reference (card 28, Miniature claim check)?
 
 An item is a question, a reference and a response that ends in an answer: the reference written in another way, or one
 that is wrong by as little as can be. Which it is, is known exactly: every answer is made from rational numbers. Also
@@ -145,7 +145,11 @@ class VerificationWorld:
 
 
 def _new(
-    kind: str, right: bool, config: VerificationWorldConfig, rng: np.random.Generator, without: frozenset[tuple[str, ...]]
+    kind: str,
+    right: bool,
+    config: VerificationWorldConfig,
+    rng: np.random.Generator,
+    without: frozenset[tuple[str, ...]],
 ) -> Item:
     while True:
         item = draw(kind, right, config, rng)
@@ -244,9 +248,7 @@ def _number(rng: np.random.Generator, right: bool) -> _Made:
     first, second = (forms[int(i)] for i in rng.choice(3, size=2, replace=False))
     said = value if right else _off(value, rng)
     reference, answer = first(value), second(said)
-    return _Made(
-        "Give the value.", reference, answer, (decimal(value), decimal(said)), (_minus(answer, reference),)
-    )
+    return _Made("Give the value.", reference, answer, (decimal(value), decimal(said)), (_minus(answer, reference),))
 
 
 def decimal(value: Fraction) -> str:

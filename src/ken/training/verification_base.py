@@ -118,9 +118,7 @@ def build_tokenizer() -> Any:
     return fast_tokenizer(backend, special=special, tags=[*TAGS, *LABELS], chat_template=CHAT_TEMPLATE)
 
 
-def pretraining_stages(
-    config: VerificationBaseConfig, world: VerificationWorld, tokenizer: Any
-) -> list[list[Example]]:
+def pretraining_stages(config: VerificationBaseConfig, world: VerificationWorld, tokenizer: Any) -> list[list[Example]]:
     """All examples, each to be shown once: reading alone, then traces."""
     rng = np.random.default_rng(derive_seed("verification mix", config.seed))
     stages = [list(copying(config, rng)), list(traces(config, world, rng))]

@@ -1,5 +1,5 @@
-"""Is the base model of the verification world fit for experiments? Whether it copies what a tool is to be asked, and how
-it judges (card 28, If it fails)."""
+"""Is the base model of the verification world fit for experiments? Whether it copies what a tool is to be asked, and
+how it judges (card 28, If it fails)."""
 
 from __future__ import annotations
 
