@@ -175,10 +175,14 @@ class ModelVerifier:
         self.sampling = sampling or (SAMPLING if votes > 1 else SAMPLING.but(temperature=0.0, top_p=1.0))
 
     async def verify(self, question: str, reference: str, response: str) -> Verification:
+        return majority(await self.each_vote(question, reference, response))
+
+    async def each_vote(self, question: str, reference: str, response: str) -> list[Verification]:
+        """The judgements one by one. Raises `BadInput` without a reference."""
         if (known := checked(reference, response)) is not None:
-            return known
+            return [known] * self.votes
         made = await asyncio.gather(*(self._vote(question, reference, response, i) for i in range(self.votes)))
-        return majority([as_verification(trajectory) for trajectory in made])
+        return [as_verification(trajectory) for trajectory in made]
 
     async def _vote(self, question: str, reference: str, response: str, vote: int) -> Trajectory:
         asked = verification_question(question, reference, response)

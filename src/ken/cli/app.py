@@ -60,6 +60,7 @@ def _assemble() -> None:
         rewriting,
         serve,
         train,
+        verify,
     )
 
     app.command("ask")(ask.ask)
@@ -77,6 +78,7 @@ def _assemble() -> None:
     app.add_typer(papers.app, name="papers")
     app.command("reproduce")(papers.reproduce)
     app.command("train")(train.train)
+    app.command("verify")(verify.verify)
     app.add_typer(retrieve.app, name="retrieve")
     app.command("serve")(serve.serve)
     app.command("mcp")(mcp.mcp)

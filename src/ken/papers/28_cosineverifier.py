@@ -290,9 +290,9 @@ paper = Paper(
         "A verifier compares a response with the reference, and calls an interpreter or a unit converter where "
         "equality needs algebra, arithmetic, units or a constant. It is trained on traces of judging, then by "
         "reinforcement learning that rewards right verdicts, the format, and calls that helped. Here the verifier has "
-        "about a million parameters and judges generated items; exact algebra of polynomials stands for the Python interpreter, which would take "
-        "half a second a call, and pint converts. Rules get the same extraction of the answer as all. The paper's has "
-        "4B parameters and judges responses to scientific questions."
+        "about a million parameters and judges generated items; exact algebra of polynomials stands for the Python "
+        "interpreter, which would take half a second a call, and pint converts. Rules get the same extraction of the "
+        "answer as all. The paper's has 4B parameters and judges responses to scientific questions."
     ),
     full=Settings(),
     smoke=Settings(base=smoke_config(), steps=2, units=4, group_size=2, screened=8),
