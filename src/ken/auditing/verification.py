@@ -203,7 +203,8 @@ def verify_file(
     )
 
     async def work() -> VerifyReport:
-        asking, verifier = None, None
+        asking: Asking | None = None
+        verifier: Verifier | None = None
         try:
             claim(folder, settings, SETTINGS, one="judgements of answers", none="no judgements of answers")
             if isinstance(loaded, Model):
@@ -214,8 +215,10 @@ def verify_file(
                 verifier = RULES[method]()
             asking = Asking(settings.model or method, folder / JUDGEMENTS, on_progress, len(asked))
 
+            judge = verifier
+
             async def ask(item: VerifyItem) -> dict[str, Any]:
-                return _record(await _judgements(verifier, item))
+                return _record(await _judgements(judge, item))
 
             found = await asking.each("verified", {item.id: item for item in asked}, ask, calls=votes)
             return _report(settings, asked, found)

@@ -189,7 +189,7 @@ def plain_math(text: str) -> str:
     text = text.strip().removesuffix(".").strip()[: 4 * LONGEST]
     sets = text.replace("\\{", "\x01").replace("\\}", "\x02")
     for pattern, by in _REPLACED:
-        sets = pattern.sub(by, sets)  # type: ignore[arg-type]
+        sets = pattern.sub(by, sets)
     text = _brackets(_roots(_fractions(sets)))
     text = re.sub(r"\\([A-Za-z]+)", r"\1", text).replace("\x01", "{").replace("\x02", "}")
     if mixed := _MIXED.fullmatch(text.strip()):

@@ -190,7 +190,8 @@ class _Reader:
         if kind == "name":
             return _constant(self.names[text]) if text in self.names else Rational({((text, 1),): Fraction(1)}, ONE)
         if kind == "sign" and text in _CLOSING:
-            values, comma = [], False
+            values: list[Value] = []
+            comma = False
             while not self.take(_CLOSING[text]):
                 if values and not (comma := self.take(",") is not None):
                     raise BadInput(f"{_CLOSING[text]!r} is missing")

@@ -227,7 +227,7 @@ def surely(better: str, worse: str, kinds: Sequence[str] = KINDS) -> Callable[[A
         # Kinds come in turn (`VerificationWorld.test`), so that places tell them.
         chosen = [i for i in range(len(arms[better]["right"])) if KINDS[i % len(KINDS)] in kinds]
         first, second = ([arms[name]["right"][i] for i in chosen] for name in (better, worse))
-        return bootstrap_difference(first, second).low
+        return float(bootstrap_difference(first, second).low)
 
     return measure
 

@@ -12,8 +12,8 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from ken.agents.tools import response
-from ken.agents.verify_loop import CODE, Manner, shown, verify_instruction
+from ken.agents.tools import CODE, response
+from ken.agents.verify_loop import Manner, shown, verify_instruction
 from ken.core.seeding import derive_seed
 from ken.lab.verification import (
     CONSTANTS,
