@@ -76,7 +76,9 @@ def test_near_misses_are_not(answer: str, reference: str, question: str) -> None
 
 def test_confidence_is_graded_around_the_tolerance() -> None:
     assert near(100.0, 100.0, 1e-3) == 1
-    assert near(100.05, 100.0, 1e-3) > near(100.09, 100.0, 1e-3) >= 0.5 > near(100.2, 100.0, 1e-3) > near(101, 100.0, 1e-3)
+    assert (
+        near(100.05, 100.0, 1e-3) > near(100.09, 100.0, 1e-3) >= 0.5 > near(100.2, 100.0, 1e-3) > near(101, 100.0, 1e-3)
+    )
     assert tolerance_for("29.4", Tolerance()) == 1e-2
     assert tolerance_for("29.43", Tolerance()) == tolerance_for("1/3", Tolerance()) == 1e-3
     assert as_text("the red cat", "a red dog").score < 0.5 <= as_text("The cat.", "cat").score
@@ -88,7 +90,16 @@ def test_a_comparison_needs_a_reference() -> None:
 
 
 def test_exact_algebra_is_bounded() -> None:
-    for text in ["9^9^9", "(" * 100, "1/0", "(a+b)^40*(c+d)^40*(e+f)^40", "x" * 500, "__import__('os')", "1 2", "{1}+2"]:
+    for text in [
+        "9^9^9",
+        "(" * 100,
+        "1/0",
+        "(a+b)^40*(c+d)^40*(e+f)^40",
+        "x" * 500,
+        "__import__('os')",
+        "1 2",
+        "{1}+2",
+    ]:
         with pytest.raises(BadInput):
             read_expression(text)
     assert str(read_expression("(2(x+3)) - (2x+6)")) == "0"
@@ -117,7 +128,7 @@ def test_a_number_is_the_same_as_itself_in_other_notations(value: Fraction) -> N
 TEXT = st.text(alphabet=r"\{}[]()$%^_=+-*/.,;<>0129xgBe \n" + "fracboxedtmsCorIn", max_size=80) | st.text(max_size=40)
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(TEXT, TEXT.filter(lambda text: text.strip()), TEXT)
 def test_no_text_breaks_the_comparison(answer: str, reference: str, question: str) -> None:
     found = compare(answer, reference, question)
@@ -127,7 +138,7 @@ def test_no_text_breaks_the_comparison(answer: str, reference: str, question: st
         assert compare(answer, answer, question).same or not compare(answer, answer, question).decided
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(TEXT)
 def test_no_text_breaks_the_readers(text: str) -> None:
     assert len(window(text)) <= WINDOW

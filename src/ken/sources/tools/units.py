@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cache
 from importlib.util import find_spec
 from typing import Any, ClassVar
 
@@ -19,6 +19,14 @@ _ASKED = re.compile(
     r"(?P<amount>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d{1,3})?)\s*(?P<unit>\S.{0,60}?)\s+(?:to|in)\s+(?P<to>\S.{0,60})"
 )
 _TOO_MUCH = re.compile(r"\d{3}|(\*\*|\^)[^*/]*(\*\*|\^)|__")
+
+
+@cache
+def registry() -> Any:
+    """All units that pint knows; loaded once, when first needed (a third of a second)."""
+    from pint import UnitRegistry
+
+    return UnitRegistry(autoconvert_offset_to_baseunit=True)
 
 
 class UnitTool(Tool):
@@ -46,13 +54,6 @@ class UnitTool(Tool):
             raise Unsupported("the unit tool needs pint; run `pip install 'ken[tools]'`")
         self.digits, self.budget = digits, budget
 
-    @cached_property
-    def registry(self) -> Any:
-        """All units that pint knows; loaded when first needed (a third of a second)."""
-        from pint import UnitRegistry
-
-        return UnitRegistry(autoconvert_offset_to_baseunit=True)
-
     def read(self, content: str) -> Arguments:
         """Of a tag: an amount, its unit, and behind "to" or "in" the unit wanted, such as 72 km/h to m/s."""
         found = _ASKED.fullmatch(content.strip())
@@ -73,7 +74,7 @@ class UnitTool(Tool):
         for name in (unit, to):
             self.known(name)
         try:
-            return float(self.registry.Quantity(amount, unit).to(to).magnitude)
+            return float(registry().Quantity(amount, unit).to(to).magnitude)
         except Exception as error:  # pint has a dozen kinds, and its tokenizer others
             raise BadInput(" ".join(str(error).split())[:200]) from error
 
@@ -82,6 +83,6 @@ class UnitTool(Tool):
         if len(name) > LONGEST or not _UNIT.fullmatch(name) or _TOO_MUCH.search(name):
             raise BadInput(f"{name[:LONGEST]!r} is no unit")
         try:
-            self.registry.Unit(name)
+            registry().Unit(name)
         except Exception as error:
             raise BadInput(" ".join(str(error).split())[:200]) from error
