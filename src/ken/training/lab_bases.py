@@ -9,6 +9,7 @@ from ken.lab.calculation import CalculationWorldConfig
 from ken.lab.conversations import ConversationWorldConfig
 from ken.lab.multihop import MultiHopConfig
 from ken.lab.patents import PatentConfig
+from ken.lab.verification import VerificationWorldConfig
 from ken.training.calculation_base import CalculationBaseConfig
 from ken.training.conversations_base import ConversationsBaseConfig
 from ken.training.factworld_base import FactWorldBaseConfig
@@ -16,6 +17,7 @@ from ken.training.factworld_variants import variant_config
 from ken.training.lab_checkpoint import LabBaseConfig
 from ken.training.multihop_base import MultiHopBaseConfig
 from ken.training.patents_base import PatentsBaseConfig
+from ken.training.verification_base import VerificationBaseConfig
 
 BASES: dict[str, Callable[[int], LabBaseConfig]] = {
     FactWorldBaseConfig.called: lambda seed: variant_config("plain", seed=seed),
@@ -26,6 +28,9 @@ BASES: dict[str, Callable[[int], LabBaseConfig]] = {
         world=ConversationWorldConfig(seed=seed), seed=seed
     ),
     PatentsBaseConfig.called: lambda seed: PatentsBaseConfig(world=PatentConfig(seed=seed), seed=seed),
+    VerificationBaseConfig.called: lambda seed: VerificationBaseConfig(
+        world=VerificationWorldConfig(seed=seed), seed=seed
+    ),
     MultiHopBaseConfig.called: lambda seed: MultiHopBaseConfig(world=MultiHopConfig(seed=seed), seed=seed),
 }
 """From a seed, of world and model, to the config of the base model."""
