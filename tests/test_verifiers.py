@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from capitals import run_ken
 
 from ken.agents.verifiers import (
     Ensemble,
@@ -339,3 +340,13 @@ def test_what_cannot_work_is_refused_before_anything_is_written(
     with pytest.raises(BadInput, match=problem):
         call(file, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_command_prints_the_table_and_refuses_in_one_line(file: Path, tmp_path: Path) -> None:
+    made = run_ken("verify", file, "--by", "rule", "--out", "judged", cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    assert "multiple_choice      2     1.000     1.000   1.000    0.000    0.000" in made.stdout
+    assert (tmp_path / "judged" / "verification.json").is_file()
+    refused = run_ken("verify", file, cwd=tmp_path)
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert "--out DIR" in refused.stderr

@@ -234,7 +234,7 @@ def surely(better: str, worse: str, kinds: Sequence[str] = KINDS) -> Callable[[A
 
 def least_kind(arms: Arms) -> float:
     """The worst that reinforcement learning did to any kind."""
-    return min(arms["rl"][f"acc_{kind}"] - arms["sft"][f"acc_{kind}"] for kind in KINDS)
+    return min(float(arms["rl"][f"acc_{kind}"] - arms["sft"][f"acc_{kind}"]) for kind in KINDS)
 
 
 COMPUTED = tuple(kind for kind in KINDS if kind != "text")
