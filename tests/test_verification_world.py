@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ken.agents.equivalence import Equivalence
+from ken.agents.verifiers import RuleVerifier
 from ken.agents.verify_loop import VerifyLoop, verify_instruction
 from ken.core import BadInput, Observation
 from ken.lab.verification import (
@@ -71,6 +73,20 @@ def test_labels_hold_by_the_word_of_the_tools(kind: str) -> None:
             assert said[0].split()[0] == item.converted
         assert final_answer(item.response) == item.answer
         assert len(set(item.worked)) == (1 if item.right else 2)
+
+
+def test_rules_with_units_and_constants_agree_with_every_label_that_is_computed() -> None:
+    """Two readings that know nothing of each other: how an item was made, and what its text says."""
+
+    async def wrong(verifier: RuleVerifier) -> Counter[str]:
+        said = [await verifier.verify(i.question, i.reference, i.response) for i in (*world().test, *world().tail)]
+        items = (*world().test, *world().tail)
+        return Counter(i.kind for i, one in zip(items, said, strict=True) if one.label != i.label)
+
+    assert set(asyncio.run(wrong(RuleVerifier(Equivalence(algebra=False))))) <= {"text"}
+    less = asyncio.run(wrong(RuleVerifier(Equivalence(units=False, algebra=False), constants=False)))
+    assert (less["unit"], less["constant"], less["temperature"]) == (10, 10, 10)
+    assert set(less) <= {"unit", "constant", "temperature", "text"}
 
 
 def test_every_pair_of_units_is_what_pint_says() -> None:

@@ -14,7 +14,7 @@ from ken.agents.verify_loop import Manner, VerifyLoop, verification_question
 from ken.core import BadInput, Malformed, Sampling, ToolCall, Trajectory
 from ken.core.steps import Step
 from ken.metrics import exact_match
-from ken.metrics.equivalence import near, plain_math
+from ken.metrics.equivalence import near, plain_math, without_constants
 from ken.metrics.expressions import Rational, read_expression
 from ken.metrics.final_answer import Label, final_answer, window
 from ken.models import Model
@@ -133,7 +133,9 @@ class RuleVerifier(_Rule):
         self.equivalence, self.constants = equivalence or Equivalence(), constants
 
     async def judged(self, question: str, reference: str, answer: str) -> Verification:
-        found = await self.equivalence.compare(answer, reference, question if self.constants else "")
+        found = await self.equivalence.compare(
+            answer, reference, question if self.constants else without_constants(question)
+        )
         return _by_rule(found.score, found.how)
 
     async def close(self) -> None:

@@ -72,6 +72,11 @@ class Asked:
         )
 
 
+def without_constants(question: str) -> str:
+    """The question without the values that it gives: "Take g = 9.8." says nothing about g any more."""
+    return _GIVEN.sub(r"\1", question[:_MOST])
+
+
 _MOST = 20_000  # characters of a question
 _GIVEN = re.compile(r"(?<!\w)([A-Za-z])\s*=\s*(-?\d{1,12}(?:\.\d{1,12})?)(?![\w^*]|\.\d)")
 _ORDERED = re.compile(
