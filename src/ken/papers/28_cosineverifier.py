@@ -41,6 +41,8 @@ class Settings(Frozen):
     steps, units, group_size: of the reinforcement learning (the card's). screened: training items that the verifier
     judges `group_size` times before it, of which those that it is not sure of (right in 20% to 80%) are trained on
     beside as many others: groups that are judged alike teach nothing (card 28, If it fails).
+
+    The numbers are the card's where it has any; none has been chosen on dev items yet.
     """
 
     base: VerificationBaseConfig = VerificationBaseConfig()
