@@ -76,12 +76,12 @@ class VerificationBaseConfig(LabBaseConfig):
 def smoke_config(**changes: Any) -> VerificationBaseConfig:
     """A model built in seconds, which has learnt next to nothing."""
     tiny: dict[str, Any] = {
-        "world": VerificationWorldConfig(train=96, dev=12, test=12, tail=4),
+        "world": VerificationWorldConfig(train=48, dev=12, test=12, tail=4),
         "hidden_size": 32,
         "layers": 2,
         "heads": 2,
         "intermediate_size": 64,
-        "copying": 64,
+        "copying": 32,
         "gated": False,
     }
     return VerificationBaseConfig(**{**tiny, **changes})
