@@ -34,7 +34,7 @@ def test_every_arm_of_a_smoke_run_measures_what_the_claims_ask_for(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     results = reproduce(row.paper, seeds=1, smoke=True, arms=["all"])
     assert not any(arm.errors for arm in results.arms.values()), results.arms
-    measured = {name: arm.metrics[0] for name, arm in results.arms.items()}
+    measured: dict[str, Any] = {name: arm.metrics[0] for name, arm in results.arms.items()}
     for claim in row.paper.claims:
         assert isinstance(claim.measure(measured), float)
     for name in ("label", "cot"):
