@@ -81,7 +81,10 @@ CASES = {
         f"audit {MODEL} --questions q.jsonl --strategies direct,psychic --out new",
         "no strategy 'psychic'",
     ),
-    "audit: no index": (f"audit {MODEL} --questions q.jsonl --out new", "no index was given, and 'rag', 'search', 'adaptive' need one"),
+    "audit: no index": (
+        f"audit {MODEL} --questions q.jsonl --out new",
+        "no index was given, and 'rag', 'search', 'adaptive' need one",
+    ),
     "audit: samples": (f"{AUDIT} --questions q.jsonl --samples -1 --out new", "Invalid value for '--samples'"),
     "audit: threshold": (f"{AUDIT} --questions q.jsonl --threshold 2 --out new", "Invalid value for '--threshold'"),
     "audit: thesis": (f"{AUDIT} --questions q.jsonl --out thesis", "thesis is not empty and holds no audit"),

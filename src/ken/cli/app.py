@@ -62,6 +62,7 @@ def _assemble() -> None:
         rewriting,
         serve,
         train,
+        verify,
     )
 
     app.command("ask")(ask.ask)
@@ -81,6 +82,7 @@ def _assemble() -> None:
     app.command("reproduce")(papers.reproduce)
     app.command("replay")(replay.replay)
     app.command("train")(train.train)
+    app.command("verify")(verify.verify)
     app.add_typer(retrieve.app, name="retrieve")
     app.command("serve")(serve.serve)
     app.command("mcp")(mcp.mcp)

@@ -15,6 +15,7 @@ from ken.lab.multihop import MultiHopConfig
 from ken.lab.patents import PatentConfig
 from ken.lab.reviews import ReviewsConfig
 from ken.lab.splitworld import SplitWorldConfig
+from ken.lab.verification import VerificationWorldConfig
 from ken.training.apiworld_base import ApiWorldBaseConfig
 from ken.training.calculation_base import CalculationBaseConfig
 from ken.training.concepts_base import ConceptsBaseConfig
@@ -29,6 +30,7 @@ from ken.training.patents_base import PatentsBaseConfig
 from ken.training.reports_base import ReportsBaseConfig, strong_config, weak_config
 from ken.training.reviews_base import ReviewsBaseConfig
 from ken.training.tree_base import TreeBaseConfig
+from ken.training.verification_base import VerificationBaseConfig
 
 BASES: dict[str, Callable[[int], LabBaseConfig]] = {
     FactWorldBaseConfig.called: lambda seed: variant_config("plain", seed=seed),
@@ -43,6 +45,9 @@ BASES: dict[str, Callable[[int], LabBaseConfig]] = {
     ConceptsBaseConfig.called: lambda seed: ConceptsBaseConfig(world=ConceptsConfig(seed=seed), seed=seed),
     GraphBaseConfig.called: lambda seed: base_config("S", world=GraphWorldConfig(seed=seed), seed=seed),
     ApiWorldBaseConfig.called: lambda seed: ApiWorldBaseConfig(world=ApiWorldConfig(seed=seed), seed=seed),
+    VerificationBaseConfig.called: lambda seed: VerificationBaseConfig(
+        world=VerificationWorldConfig(seed=seed), seed=seed
+    ),
     MultiHopBaseConfig.called: lambda seed: MultiHopBaseConfig(world=MultiHopConfig(seed=seed), seed=seed),
     TreeBaseConfig.called: lambda seed: TreeBaseConfig(world=SplitWorldConfig(seed=seed), seed=seed),
     ReviewsBaseConfig.called: lambda seed: ReviewsBaseConfig(world=ReviewsConfig(seed=seed), seed=seed),

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cache
 from importlib.util import find_spec
 from typing import Any, ClassVar
 
-from ken.core import Unsupported
+from ken.core import BadInput, Unsupported
 from ken.sources.tools.tool import ERROR, Arguments, Tool, ToolResult
 
 LONGEST = 60  # characters of a unit
 
 # What pint reads is bounded before it reads it: no calls, no large numbers, no powers of powers.
 _UNIT = re.compile(r"(?=.*[^\W\d]|[%])[\w°µ%Ω *\u00b7/^-]+")
+_ASKED = re.compile(
+    r"(?P<amount>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d{1,3})?)\s*(?P<unit>\S.{0,60}?)\s+(?:to|in)\s+(?P<to>\S.{0,60})"
+)
 _TOO_MUCH = re.compile(r"\d{3}|(\*\*|\^)[^*/]*(\*\*|\^)|__")
+
+
+@cache
+def registry() -> Any:
+    """All units that pint knows; loaded once, when first needed (a third of a second)."""
+    from pint import UnitRegistry
+
+    return UnitRegistry(autoconvert_offset_to_baseunit=True)
 
 
 class UnitTool(Tool):
@@ -43,20 +54,35 @@ class UnitTool(Tool):
             raise Unsupported("the unit tool needs pint; run `pip install 'ken[tools]'`")
         self.digits, self.budget = digits, budget
 
-    @cached_property
-    def registry(self) -> Any:
-        """All units that pint knows; loaded when first needed (a third of a second)."""
-        from pint import UnitRegistry
-
-        return UnitRegistry(autoconvert_offset_to_baseunit=True)
+    def read(self, content: str) -> Arguments:
+        """Of a tag: an amount, its unit, and behind "to" or "in" the unit wanted, such as 72 km/h to m/s."""
+        found = _ASKED.fullmatch(content.strip())
+        if found is None:
+            return {"content": content}
+        return {"amount": float(found["amount"]), "unit": found["unit"].strip(), "to": found["to"].strip()}
 
     async def call(self, arguments: Arguments) -> ToolResult:
-        amount, unit, to = arguments["amount"], str(arguments["unit"]).strip(), str(arguments["to"]).strip()
-        for name in (unit, to):
-            if len(name) > LONGEST or not _UNIT.fullmatch(name) or _TOO_MUCH.search(name):
-                return ToolResult(f"{ERROR} {name[:LONGEST]!r} is no unit", ok=False)
+        unit, to = str(arguments["unit"]).strip(), str(arguments["to"]).strip()
         try:
-            value = self.registry.Quantity(float(str(amount)), unit).to(to)
+            value = self.converted(float(str(arguments["amount"])), unit, to)
+        except BadInput as error:
+            return ToolResult(f"{ERROR} {error}", ok=False)
+        return ToolResult(f"{value:.{self.digits}g} {to}")
+
+    def converted(self, amount: float, unit: str, to: str) -> float:
+        """The amount in the unit `to`. Raises `BadInput` for what is no unit, and for units that do not fit."""
+        for name in (unit, to):
+            self.known(name)
+        try:
+            return float(registry().Quantity(amount, unit).to(to).magnitude)
         except Exception as error:  # pint has a dozen kinds, and its tokenizer others
-            return ToolResult(f"{ERROR} {' '.join(str(error).split())[:200]}", ok=False)
-        return ToolResult(f"{value.magnitude:.{self.digits}g} {to}")
+            raise BadInput(" ".join(str(error).split())[:200]) from error
+
+    def known(self, name: str) -> None:
+        """Raise `BadInput` unless pint knows the unit."""
+        if len(name) > LONGEST or not _UNIT.fullmatch(name) or _TOO_MUCH.search(name):
+            raise BadInput(f"{name[:LONGEST]!r} is no unit")
+        try:
+            registry().Unit(name)
+        except Exception as error:
+            raise BadInput(" ".join(str(error).split())[:200]) from error
