@@ -261,6 +261,7 @@ def test_an_endpoint_needs_no_torch() -> None:
     assert done.stdout.strip() == "set()"
 
 
+@pytest.mark.slow
 def test_a_served_model_judges_as_the_same_model_in_this_process(tmp_path: Path, lab_server: Served) -> None:
     from ken.lab import FactWorld, render
 
