@@ -151,6 +151,7 @@ def mount(app: FastAPI) -> None:
         stands = standing(wanted.slug, rows(), service.results)
         described = row_texts.now.get(wanted.slug) if row_texts.now is not None else None
         results, running = stands.results, jobs.running
+        smoke = _measured(jobs.last(wanted.slug))
         reading = stands.state != "planned" and row_texts.now is None
         plots, curves = draw(described, results) if results and not reading else ([], [])  # the row says which
         return page(
@@ -174,7 +175,8 @@ def mount(app: FastAPI) -> None:
             curves=curves,
             strip=strip,
             job=jobs.last(wanted.slug),
-            measured=_measured(jobs.last(wanted.slug)),
+            smoke=smoke,
+            smoke_columns=_columns(described, smoke.arms if smoke else {}),
             busy=running if running and running.name != wanted.slug else None,
             refusal=refusal,
             verdict=verdict,
