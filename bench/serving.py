@@ -1,6 +1,6 @@
 """What Ken adds to a model's time: `ken serve` beside the model that it serves, side by side in one run.
 
-    python bench/serving.py [--write] [--clients 100] [--pause 1.0] [--rounds 3] [--questions 10000]
+    python bench/serving.py [--write] [--clients 100] [--pause 1.0] [--rounds 9] [--questions 10000]
 
 The model is a stub that answers every request after 50 ms. Clients keep a connection each and ask the stub directly,
 and Ken in front of it (`ken/direct`), in turns; what Ken adds is the difference of the medians and of the 99th
@@ -192,7 +192,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=100)
     parser.add_argument("--pause", type=float, default=1.0, help="seconds from question to question of a client")
     parser.add_argument("--each", type=int, default=10, help="questions of a client in a round")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--questions", type=int, default=10_000, help="of the run without pauses")
     parser.add_argument("--stub", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
