@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -74,7 +75,7 @@ def checked(reference: str, response: str) -> Verification | None:
     return None if window(response) else EMPTY
 
 
-class _Rule:
+class _Rule(ABC):
     """A verifier that reads the final answer of a response (`final_answer`) and needs no model."""
 
     name: str
@@ -84,8 +85,9 @@ class _Rule:
             return known
         return await self.judged(question, reference, final_answer(response))
 
+    @abstractmethod
     async def judged(self, question: str, reference: str, answer: str) -> Verification:
-        raise NotImplementedError
+        """The judgement of the final answer of a response that says something."""
 
     async def close(self) -> None:
         return

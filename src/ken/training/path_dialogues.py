@@ -16,7 +16,7 @@ from typing import Literal, get_args
 from ken.agents.attempt import Attempt
 from ken.agents.solver import Map, Solver, Walk
 from ken.agents.solver_prompts import CHOOSE, HEAD, Neighbour, one_line, opening
-from ken.core import BadInput, Entity, Question, Sampling, Triple, Usage
+from ken.core import BadInput, Entity, Question, Sampling, Triple, Unsupported, Usage
 from ken.core.choices import choices_of, letter
 from ken.core.seeding import derive_seed
 from ken.models import Generation, Message
@@ -175,7 +175,7 @@ class Guide:
         return [Generation(text=self.reply, ended="end", usage=Usage(model_calls=1))]
 
     async def score(self, conversation: Conversation, continuation: str) -> Score:
-        raise NotImplementedError
+        raise Unsupported("a guide has no probabilities")
 
     async def close(self) -> None:
         """Nothing is held."""
