@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ken.cli import options
-from ken.cli.progress import counting, resumable
+from ken.cli.progress import counting, exit_if_failed, resumable
 from ken.core.errors import BadInput
 
 if TYPE_CHECKING:
@@ -48,7 +48,6 @@ def feasibility(  # noqa: PLR0917 (typer reads the options from the signature)
     from rich.console import Console
 
     from ken.auditing.feasibility import audit_feasibility
-    from ken.cli.plain import plain
     from ken.core.answerable import read_answerable
 
     with resumable("what was judged"), counting("tasks") as on_progress:
@@ -65,11 +64,8 @@ def feasibility(  # noqa: PLR0917 (typer reads the options from the signature)
     console = Console(highlight=False)
     show(console, report)
     console.print(f"\n{out / 'feasibility.json'}  the numbers", soft_wrap=True, markup=False)
-    if report.failed:
-        first = report.given.error or (report.made_up.error if report.made_up else "")
-        problem = " ".join(plain(first).split())
-        typer.echo(f"\nken: {report.failed} judgements failed ({problem}); the same command tries them again", err=True)
-        raise typer.Exit(1)
+    first = report.given.error or (report.made_up.error if report.made_up else "")
+    exit_if_failed(report.failed, "judgements", first)
 
 
 def show(console: Console, report: FeasibilityReport) -> None:

@@ -49,3 +49,13 @@ def resumable(kept: str) -> Iterator[None]:
     except KeyboardInterrupt:
         typer.echo(f"ken: interrupted; {kept} is kept: give the same command again to go on", err=True)
         sys.exit(130)
+
+
+def exit_if_failed(failed: int, what: str, error: str) -> None:
+    """Ends the command with status 1 when some `what` failed, the first of them with `error`."""
+    from ken.cli.plain import plain
+
+    if failed:
+        problem = " ".join(plain(error).split())
+        typer.echo(f"\nken: {failed} {what} failed ({problem}); the same command tries them again", err=True)
+        raise typer.Exit(1)

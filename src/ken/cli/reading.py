@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ken.cli import options
-from ken.cli.progress import counting, resumable
+from ken.cli.progress import counting, exit_if_failed, resumable
 from ken.core.errors import BadInput
 
 if TYPE_CHECKING:
@@ -77,7 +77,6 @@ def reading(  # noqa: PLR0917 (typer reads the options from the signature)
 
     from ken.auditing.reading import REPORT, ROUTING, audit_reading
     from ken.auditing.reading import estimate as estimated
-    from ken.cli.plain import plain
     from ken.core.long_documents import read_long_questions
     from ken.models import load_model
     from ken.sources.search.documents import read_documents
@@ -128,10 +127,7 @@ def reading(  # noqa: PLR0917 (typer reads the options from the signature)
     console.print(f"\n{out / REPORT}  the numbers", soft_wrap=True, markup=False)
     if report.gaps:
         console.print(f"{out / ROUTING}  for `ken ask --strategy router:…`", soft_wrap=True, markup=False)
-    if report.failed:
-        problem = " ".join(plain(report.error).split())
-        typer.echo(f"\nken: {report.failed} calls failed ({problem}); the same command tries them again", err=True)
-        raise typer.Exit(1)
+    exit_if_failed(report.failed, "calls", report.error)
 
 
 def _numbers(option: str, text: str) -> list[int]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ken.cli import options
-from ken.cli.progress import counting, resumable
+from ken.cli.progress import counting, exit_if_failed, resumable
 from ken.core.errors import BadInput
 
 if TYPE_CHECKING:
@@ -55,7 +55,6 @@ def rewriting(  # noqa: PLR0917 (typer reads the options from the signature)
     from rich.console import Console
 
     from ken.auditing.rewriting import REPORT, audit_rewriting
-    from ken.cli.plain import plain
     from ken.core.conversation import read_turns
 
     with resumable("what was rewritten"), counting("turns and searches") as on_progress:
@@ -73,10 +72,7 @@ def rewriting(  # noqa: PLR0917 (typer reads the options from the signature)
     console = Console(highlight=False)
     show(console, report)
     console.print(f"\n{out / REPORT}  the numbers", soft_wrap=True, markup=False)
-    if report.failed:
-        problem = " ".join(plain(report.error).split())
-        typer.echo(f"\nken: {report.failed} turns failed ({problem}); the same command tries them again", err=True)
-        raise typer.Exit(1)
+    exit_if_failed(report.failed, "turns", report.error)
 
 
 def show(console: Console, report: RewritingReport) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ken.cli import options
-from ken.cli.progress import counting, resumable
+from ken.cli.progress import counting, exit_if_failed, resumable
 from ken.core.errors import BadInput
 
 if TYPE_CHECKING:
@@ -59,7 +59,6 @@ def verify(  # noqa: PLR0917 (typer reads the options from the signature)
 
     from ken.agents.verifiers import SAMPLING
     from ken.auditing.verification import read_items, verify_file
-    from ken.cli.plain import plain
 
     method = by or ("tools" if model else "rule")
     warm = (SAMPLING.temperature if k > 1 else 0.0) if temperature is None else temperature
@@ -78,10 +77,7 @@ def verify(  # noqa: PLR0917 (typer reads the options from the signature)
     console = Console(highlight=False)
     show(console, report)
     console.print(f"\n{out / 'verification.json'}  the numbers", soft_wrap=True, markup=False)
-    if report.failed:
-        problem = " ".join(plain(report.error).split())
-        typer.echo(f"\nken: {report.failed} judgements failed ({problem}); the same command tries them again", err=True)
-        raise typer.Exit(1)
+    exit_if_failed(report.failed, "judgements", report.error)
 
 
 def show(console: Console, report: VerifyReport) -> None:
