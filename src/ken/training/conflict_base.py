@@ -46,7 +46,8 @@ class ConflictBaseConfig(LabBaseConfig):
     examples of facts, at most; each holds one fact of every attribute. batch_remembering, lr_remembering: of those.
     shown: share of them that have documents, which state some of the facts and none of the others. lens_weight: of the
     loss on the lens beside the loss of the last layer. room: greedy accuracy on conflicts at which the constructed
-    model is done; checked: every so many steps.
+    model is done, if it answers at least `remembered` of the same questions closed book by then (a model that has
+    unlearnt to read, and remembers nothing, lies in the same range); checked: every so many steps.
 
     By default 150 entities are known, not the card's 500: with frozen embeddings facts are learnt slowly. Of 3,000 none
     was remembered after 22 exposures (a probe with another form of question); 900 are shown up to 160 times.
@@ -67,6 +68,7 @@ class ConflictBaseConfig(LabBaseConfig):
     shown: float = Field(default=0.5, ge=0, le=1)
     lens_weight: float = Field(default=0.3, ge=0)
     room: tuple[float, float] = (0.4, 0.7)
+    remembered: float = Field(default=0.6, ge=0, le=1)
     checked: int = Field(default=20, ge=1)
 
     @property
@@ -85,7 +87,8 @@ class ConflictBaseConfig(LabBaseConfig):
         stages = [[*read, *facts]] if natural else [read, facts]
 
         def measure(model: Model) -> Any:
-            return measure_gates(model, world, room=(0.0, 1.0) if natural else self.room)
+            room, remembered = ((0.0, 1.0), 0.0) if natural else (self.room, self.remembered)
+            return measure_gates(model, world, room=room, remembered=remembered)
 
         if natural:
             return Recipe(tokenizer, stages, measure)
@@ -193,13 +196,14 @@ def construct(  # noqa: PLR0917
         parameter.requires_grad_(False)
     for layer in model.model.layers[config.half :]:
         layer.requires_grad_(True)
-    conflicts = dev_conflicts(world, tokenizer)
+    conflicts, memories = dev_conflicts(world, tokenizer), dev_conflicts(world, tokenizer, closed=True)
 
     def enough(step: int) -> bool:
-        if step % config.checked:
+        if step % config.checked or not (
+            config.room[0] <= greedy_accuracy(model, *conflicts, pad_id=pad) <= config.room[1]
+        ):
             return False
-        right = greedy_accuracy(model, *conflicts, pad_id=pad)
-        return config.room[0] <= right <= config.room[1]
+        return greedy_accuracy(model, *memories, pad_id=pad) >= config.remembered
 
     changed = {"batch": config.batch_remembering, "lr": config.lr_remembering}
     second = config.pretraining.__class__(**{**_fields(config.pretraining), **changed})
@@ -226,13 +230,23 @@ def lens_loss(model: Any, batch: Sequence[Example], pad_id: int, first: int, wei
     return functional.cross_entropy(model.lm_head(states[-1][wanted]), target) + weight * torch.stack(losses).mean()
 
 
-def dev_conflicts(world: ConflictWorld, tokenizer: Any, most: int = 300) -> tuple[list[tuple[int, ...]], list[int]]:
-    """Prompts in which the only document contradicts memory, and the ids of what it states. Not those of the tests."""
+def dev_conflicts(
+    world: ConflictWorld, tokenizer: Any, most: int = 300, *, closed: bool = False
+) -> tuple[list[tuple[int, ...]], list[int]]:
+    """Prompts in which the only document contradicts memory, and the ids of what it states; or, `closed`, the same
+    questions without a document, and the ids of what is to be remembered. Not those of the tests."""
     cases = world.cases("conflict", min(most, len(world.facts) // 2), "dev")
-    texts = [
-        [(f"{BOS} {READ.token} {render_passages(case.documents())}\n\n{case.question.text}", False)] for case in cases
-    ]
-    return [e.ids for e in encode(texts, tokenizer)], [tokenizer.convert_tokens_to_ids(case.answer) for case in cases]
+    if closed:
+        texts = [[(f"{BOS} {CLOSED.token} {case.question.text}", False)] for case in cases]
+        wanted = [case.memory for case in cases]
+    else:
+        shown = [render_passages(case.documents()) for case in cases]
+        texts = [
+            [(f"{BOS} {READ.token} {documents}\n\n{case.question.text}", False)]
+            for documents, case in zip(shown, cases, strict=True)
+        ]
+        wanted = [case.context for case in cases]
+    return [e.ids for e in encode(texts, tokenizer)], [tokenizer.convert_tokens_to_ids(value) for value in wanted]
 
 
 @torch.no_grad()
@@ -247,7 +261,7 @@ def greedy_accuracy(model: Any, prompts: Sequence[tuple[int, ...]], wanted: Sequ
 
 
 async def measure_gates(
-    model: Model, world: ConflictWorld, *, room: tuple[float, float], examples: int = 300
+    model: Model, world: ConflictWorld, *, room: tuple[float, float], remembered: float, examples: int = 300
 ) -> list[Gate]:
     """On questions kept for this: how often a base model follows a document about what it has never heard of (one
     document, and among four others), and one that contradicts it; how often it remembers, closed book and beside a
@@ -264,7 +278,11 @@ async def measure_gates(
     for name, cases, shown in asked:
         replies = await asyncio.gather(*(model.generate(shown(case), sampling=ENDS) for case in cases))
         rates[name] = shares(cases, [answer_of(reply[0].text) for reply in replies])["acc"]
-    bounds = {"a new entity, one document": (0.9, 1.0), "the document contradicts": room}
+    bounds = {
+        "a new entity, one document": (0.9, 1.0),
+        "the document contradicts": room,
+        "closed book": (remembered, 1.0),
+    }
     return [Gate(name, rate, *bounds.get(name, (0.0, 1.0)), gating=name in bounds) for name, rate in rates.items()]
 
 
