@@ -54,9 +54,9 @@ def built(kind: str) -> Any:
 
 
 @torch.inference_mode()
-def logits_of(forward: Any, model: Any, rows: int = 5, steps: int = 6) -> Any:
-    """Prompts of different lengths, padded on the left; then tokens one by one; then two at once, as when a
-    conversation goes on."""
+def logits_of(forward: Any, model: Any, rows: int = 5, steps: int = 20) -> Any:
+    """Prompts of different lengths, padded on the left; then tokens one by one, until there are more than `LONG`; then
+    two at once, as when a conversation goes on."""
     generator = torch.Generator().manual_seed(1)
     cache = DynamicCache(config=model.config)
     mask = (torch.arange(9) >= torch.tensor([[0], [3], [8], [0], [5]])).long()
