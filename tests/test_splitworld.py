@@ -142,6 +142,8 @@ MAKERS = (
     tree_base.splitting,
     tree_base.chain,
     tree_base.reading,
+    tree_base.matching,
+    tree_base.ordering,
     tree_base.reading_all,
     tree_base.joining,
     tree_base.self_asking,

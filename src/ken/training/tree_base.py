@@ -59,9 +59,11 @@ FACTS_A_TEXT = 8
 class TreeBaseConfig(LabBaseConfig):
     """World and number of examples of each kind.
 
-    told: how often each fact that is known inside is told. quoting: documents to copy from; splitting: trees; chains:
-    from memory; reading: one passage for one fact; reading_all: passages for all facts of a question; joining: from the
-    answers of parts; self_ask: whole dialogues of that baseline; ircot: rounds of the other.
+    told: how often each fact that is known inside is told. matching: rows of pairs of words that are the same or not;
+    ordering: rows of pairs of people with the moment of each; half of both comes first, with quoting: documents to copy
+    from; splitting: trees; chains: from memory; reading: one passage for one fact; reading_all: passages for all facts
+    of a question; joining: from the answers of parts; self_ask: whole dialogues of that baseline; ircot: rounds of the
+    other.
     """
 
     called = "splitworld"
@@ -69,8 +71,10 @@ class TreeBaseConfig(LabBaseConfig):
     world: SplitWorldConfig = SplitWorldConfig()
     context: int = 512
     batch: int = 16
-    told: int = 14
-    quoting: int = 8000
+    told: int = 18
+    matching: int = 2400
+    ordering: int = 2400
+    quoting: int = 5000
     splitting: int = 4000
     chains: int = 5000
     reading: int = 8000
@@ -91,10 +95,12 @@ def smoke_config(*, seed: int = 0) -> TreeBaseConfig:
     gates do not count: for trying code, not for claims."""
     world = SplitWorldConfig(entities=60, entity_relations=3, time_relations=2, dev=0.2, test=0.3, seed=seed)
     sizes: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "layers": 2, "heads": 2}
-    counts = dict.fromkeys(
-        ("quoting", "splitting", "chains", "reading", "reading_all", "joining", "self_ask", "ircot"), 60
-    )
+    examples = "matching ordering quoting splitting chains reading reading_all joining self_ask ircot"
+    counts: dict[str, Any] = dict.fromkeys(examples.split(), 60)
     return TreeBaseConfig(world=world, seed=seed, told=1, gated=False, **sizes, **counts)
+
+
+Maker = Callable[[SplitWorld, np.random.Generator], list[Piece]]
 
 
 def build_tokenizer(world: SplitWorld) -> Any:
@@ -113,9 +119,14 @@ def build_tokenizer(world: SplitWorld) -> Any:
 
 
 def pretraining_stages(config: TreeBaseConfig, world: SplitWorld, tokenizer: Any) -> list[list[Example]]:
-    """All examples, each to be shown once: first plain copying, so that it is there before anything builds on it."""
+    """All examples, each to be shown once: first copying and comparing alone, so that they are there before anything
+    builds on them."""
     rng = np.random.default_rng(derive_seed("split base", config.seed))
-    kinds: tuple[tuple[Callable[[SplitWorld, np.random.Generator], list[Piece]], int], ...] = (
+    matched, ordered = config.matching // 2, config.ordering // 2
+    drills: tuple[tuple[Maker, int], ...] = ((matching, matched), (ordering, ordered), (quoting, config.quoting))
+    kinds: tuple[tuple[Maker, int], ...] = (
+        (matching, config.matching - matched),
+        (ordering, config.ordering - ordered),
         (splitting, config.splitting),
         (chain, config.chains),
         (reading, config.reading),
@@ -124,13 +135,39 @@ def pretraining_stages(config: TreeBaseConfig, world: SplitWorld, tokenizer: Any
         (self_asking, config.self_ask),
         (interleaving, config.ircot),
     )
-    quotes = [quoting(world, rng) for _ in range(config.quoting)]
+    alone = [make(world, rng) for make, count in drills for _ in range(count)]
     texts = list(telling(world, config.told, rng))
     texts += [make(world, rng) for make, count in kinds for _ in range(count)]
-    return [encode(stage, tokenizer) for stage in (quotes, texts) if stage]
+    return [encode(stage, tokenizer) for stage in (alone, texts) if stage]
 
 
 # --- the mix ----------------------------------------------------------------------------------------------------------
+
+
+PAIRS = 20
+
+
+def matching(world: SplitWorld, rng: np.random.Generator) -> list[Piece]:
+    """Pairs of words, half of them the same: which those are is learnt from many at once, or not at all."""
+    pools = [list(world.second_names), [entity.split()[0] for entity in world.entities], list(world.relations)]
+    pieces: list[Piece] = [(BOS, False)]
+    for _ in range(PAIRS):
+        pool = pools[int(rng.integers(len(pools)))]
+        one, other = (pool[int(i)] for i in rng.choice(len(pool), size=2, replace=False))
+        other = one if rng.random() < 0.5 else other
+        pieces += [(f"{one} {other}", False), (SAME if one == other else DIFFERENT, True), (",", False)]
+    return pieces
+
+
+def ordering(world: SplitWorld, rng: np.random.Generator) -> list[Piece]:
+    """Pairs of people, each with a moment, and who of them was first."""
+    pieces: list[Piece] = [(BOS, False)]
+    for _ in range(PAIRS // 4):
+        relation = world.time_relations[int(rng.integers(len(world.time_relations)))]
+        one, other = _moments_of_two(world, relation, rng)
+        said = [(f"{one.sentence} , {other.sentence} ,", False), (_compared(Asked("comparison", (one, other))), True)]
+        pieces += [*said, (".", False)]
+    return pieces
 
 
 def quoting(world: SplitWorld, rng: np.random.Generator) -> list[Piece]:
@@ -211,7 +248,7 @@ def joining(world: SplitWorld, rng: np.random.Generator) -> list[Piece]:
         missing = int(rng.integers(len(asked.facts)))
         lines = [line for i, line in enumerate(_parts(asked)) if i != missing] if len(asked.facts) == 2 else []
         return _taught(FROM_PARTS, _context(lines, asked.text), explained(asked))
-    asked = _invented(world, rng)
+    asked = _invented(world, rng, comparisons=0.5)
     return _taught(FROM_PARTS, _context(_parts(asked), asked.text), explained(asked, joined=True))
 
 
@@ -344,18 +381,23 @@ def _made_up(world: SplitWorld, relation: str, subject: str, rng: np.random.Gene
     return Fact(subject, relation, value, "outside")
 
 
-def _invented(world: SplitWorld, rng: np.random.Generator) -> Asked:
-    """A question whose facts have random values, of which each leads to the next."""
-    kind = KINDS[int(rng.integers(len(KINDS)))]
+def _moments_of_two(world: SplitWorld, relation: str, rng: np.random.Generator) -> tuple[Fact, Fact]:
+    """Facts about two people, at different moments."""
     while True:
-        subject = _person(world, rng, world.entities)
+        one, other = (_made_up(world, relation, _person(world, rng, world.entities), rng) for _ in range(2))
+        if one.subject != other.subject and one.value != other.value:
+            return one, other
+
+
+def _invented(world: SplitWorld, rng: np.random.Generator, comparisons: float = 0.25) -> Asked:
+    """A question whose facts have random values, of which each leads to the next; a share of them `comparisons`."""
+    chains = [kind for kind in KINDS if kind != "comparison"]
+    kind = "comparison" if rng.random() < comparisons else chains[int(rng.integers(len(chains)))]
+    while True:
         if kind == "comparison":
             relation = world.time_relations[int(rng.integers(len(world.time_relations)))]
-            people = (subject, _person(world, rng, world.entities))
-            facts = tuple(_made_up(world, relation, person, rng) for person in people)
-            if people[0] != people[1] and facts[0].value != facts[1].value:
-                return Asked(kind, facts)
-            continue
+            return Asked(kind, _moments_of_two(world, relation, rng))
+        subject = _person(world, rng, world.entities)
         walked: list[Fact] = []
         for relation in world.some_relations(int(kind[0]), rng):
             walked.append(_made_up(world, relation, subject, rng))
