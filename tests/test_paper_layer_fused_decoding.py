@@ -30,7 +30,7 @@ def test_arms_settings_and_claims_are_those_of_the_card(row: Any) -> None:
     full = row.paper.full
     assert (full.limit, full.alpha, full.weight) == (300, 0.1, 1.0)
     assert (full.base.layers, full.base.hidden_size, full.base.heads, full.base.lens_weight) == (8, 128, 4, 0.3)
-    assert (full.base.world.known, full.base.world.attributes, full.base.room) == (150, 6, (0.4, 0.7))
+    assert (full.base.world.known, full.base.world.attributes, full.base.room) == (80, 6, (0.4, 0.7))
     assert [claim.margin for claim in row.paper.claims] == [0.05, 0.05, -0.02, -0.02, 0.02, -0.1, 0, 0, 0]
     assert all(claim.kind == "hard" for claim in row.paper.claims)
 
@@ -63,16 +63,18 @@ def test_reading_has_random_values_and_remembering_true_ones() -> None:
     world = ConflictWorld(config.world)
     rng = np.random.default_rng(0)
     read = list(base.reading(world, 50, rng, config.documents))
-    true = list(base.remembering(world, 50, rng, config.documents, 0.5))
+    true = list(base.remembering(world, 50, rng, config.documents, shown=0.5, fresh=0.0))
+    new = list(base.remembering(world, 50, rng, config.documents, shown=0.5, fresh=1.0))
 
     def facts(pieces: Any) -> list[tuple[str, str, str]]:
         words = [text.split() for text, _ in pieces]
         return [(q[2], q[0], a[0]) for q, a in zip(words[1::2], words[2::2], strict=True)]
 
-    for pieces in read:
+    for pieces in [*read, *new]:
         for entity, attribute, value in facts(pieces):
             assert f"{attribute} of {entity} {value} ." in pieces[0][0]  # it can be read
     assert any(world.facts.get((e, a)) != v for pieces in read for e, a, v in facts(pieces))
+    assert all(e in world.new for pieces in new for e, _, _ in facts(pieces))
     for pieces in true:
         assert all(world.facts[e, a] == v for e, a, v in facts(pieces))
         assert len({a for _, a, _ in facts(pieces)}) == len(world.attributes)
@@ -132,8 +134,9 @@ def test_gates_ask_only_questions_that_are_kept_for_them() -> None:
 
     world = ConflictWorld(base.smoke_config().world)
     model = ScriptedModel(lambda prompt: "x", control_tokens=True)
-    gates = asyncio.run(base.measure_gates(model, world, room=(0.4, 0.7), examples=20))
-    assert {gate.name: gate.gating for gate in gates}["the document contradicts"]
+    gates = asyncio.run(base.measure_gates(model, world, room=(0.4, 0.7), remembered=0.7, examples=20))
+    gating = {gate.name for gate in gates if gate.gating}
+    assert gating == {"a new entity, one document", "the document contradicts", "closed book"}
     asked = {call.prompt.split("\n\n")[-1] for call in model.calls}
     kept = {c.question.text for kind in ("conflict", "agree", "no-evidence", "new-entity") for c in _dev(world, kind)}
     assert asked <= kept

@@ -43,32 +43,37 @@ class ConflictBaseConfig(LabBaseConfig):
     """World, and how much of each kind is learnt.
 
     arm: see above. reading: examples of reading. documents: probabilities of 1, 2, … documents in one. remembering:
-    examples of facts, at most; each holds one fact of every attribute. batch_remembering, lr_remembering: of those.
-    shown: share of them that have documents, which state some of the facts and none of the others. lens_weight: of the
-    loss on the lens beside the loss of the last layer. room: greedy accuracy on conflicts at which the constructed
-    model is done, if it answers at least `remembered` of the same questions closed book by then (a model that has
-    unlearnt to read, and remembers nothing, lies in the same range); checked: every so many steps.
+    examples of facts, at most, and mixed: those of the natural model, whose training does not end early; each holds one
+    fact of every attribute. batch_remembering, lr_remembering: of those. shown: share of them that have documents,
+    which state some of the facts and none of the others. fresh: share of them that are about new entities, with
+    documents, so that reading about what nobody remembers is not unlearnt (without, it fell from 0.97 to 0.74).
+    lens_weight: of the loss on the lens beside the loss of the last layer. room: greedy accuracy on conflicts at which
+    the constructed model is done, if it answers at least `remembered` of the same questions closed book by then (a
+    model that has unlearnt to read, and remembers nothing, lies in the same range); checked: every so many steps.
 
-    By default 150 entities are known, not the card's 500: with frozen embeddings facts are learnt slowly. Of 3,000 none
-    was remembered after 22 exposures (a probe with another form of question); 900 are shown up to 160 times.
+    By default 80 entities are known, not the card's 500: with frozen embeddings facts are learnt slowly. Of 3,000 none
+    was remembered after 22 exposures (a probe with another form of question), of 900 less than a half after 160; 480
+    are shown up to 600 times.
     """
 
     called = "conflict"
 
-    world: ConflictConfig = ConflictConfig(known=150)
+    world: ConflictConfig = ConflictConfig(known=80)
     arm: Literal["constructed", "natural"] = "constructed"
     layers: int = Field(default=8, ge=4)
     context: int = 128
     warmup: int = Field(default=40, ge=0)
     reading: int = Field(default=6_400, ge=1)
     documents: tuple[float, ...] = (0.3, 0.2, 0.2, 0.15, 0.15)
-    remembering: int = Field(default=24_000, ge=1)
+    remembering: int = Field(default=60_000, ge=1)
+    mixed: int = Field(default=16_000, ge=1)
     batch_remembering: int = Field(default=16, ge=1)
     lr_remembering: float = Field(default=6e-3, gt=0)
-    shown: float = Field(default=0.5, ge=0, le=1)
+    shown: float = Field(default=0.45, ge=0, le=1)
+    fresh: float = Field(default=0.15, ge=0, le=1)
     lens_weight: float = Field(default=0.3, ge=0)
     room: tuple[float, float] = (0.4, 0.7)
-    remembered: float = Field(default=0.6, ge=0, le=1)
+    remembered: float = Field(default=0.7, ge=0, le=1)
     checked: int = Field(default=20, ge=1)
 
     @property
@@ -82,8 +87,12 @@ class ConflictBaseConfig(LabBaseConfig):
         tokenizer = build_tokenizer(world)
         rng = np.random.default_rng(derive_seed("conflict base", self.seed))
         read = encode(list(reading(world, self.reading, rng, self.documents)), tokenizer)
-        facts = encode(list(remembering(world, self.remembering, rng, self.documents, self.shown)), tokenizer)
         natural = self.arm == "natural"
+        examples = self.mixed if natural else self.remembering
+        facts = encode(
+            list(remembering(world, examples, rng, self.documents, shown=self.shown, fresh=self.fresh)),
+            tokenizer,
+        )
         stages = [[*read, *facts]] if natural else [read, facts]
 
         def measure(model: Model) -> Any:
@@ -102,7 +111,9 @@ def smoke_config(*, arm: Literal["constructed", "natural"] = "constructed", seed
     do not count."""
     world = ConflictConfig(known=20, new=12, values=5, seed=seed)
     sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "layers": 4, "heads": 2}
-    return ConflictBaseConfig(world=world, arm=arm, seed=seed, reading=320, remembering=160, gated=False, **sizes)
+    return ConflictBaseConfig(
+        world=world, arm=arm, seed=seed, reading=320, remembering=160, mixed=160, gated=False, **sizes
+    )
 
 
 def build_tokenizer(world: ConflictWorld) -> Any:
@@ -131,20 +142,34 @@ def prompt(case: Case, noise: int = 0) -> list[Message]:
 
 
 def reading(
-    world: ConflictWorld, examples: int, rng: np.random.Generator, documents: Sequence[float]
+    world: ConflictWorld,
+    examples: int,
+    rng: np.random.Generator,
+    documents: Sequence[float],
+    entities: Sequence[str] | None = None,
 ) -> Iterator[list[Piece]]:
-    """Documents with random values, about any entities, all asked for: what they say is in no memory."""
+    """Documents with random values, about any entities (or those given), all asked for: what they say is in no
+    memory."""
     for count in rng.choice(len(documents), size=examples, p=documents) + 1:
-        chosen = [world.random(e, a, rng) for e, a in _subjects(world, world.entities, int(count), rng)]
+        chosen = [world.random(e, a, rng) for e, a in _subjects(world, entities or world.entities, int(count), rng)]
         yield _shown(chosen, [chosen[int(i)] for i in rng.permutation(len(chosen))])
 
 
 def remembering(
-    world: ConflictWorld, examples: int, rng: np.random.Generator, documents: Sequence[float], shown: float
+    world: ConflictWorld,
+    examples: int,
+    rng: np.random.Generator,
+    documents: Sequence[float],
+    *,
+    shown: float,
+    fresh: float,
 ) -> Iterator[list[Piece]]:
     """True facts, one of each attribute, about different entities: asked without documents, or with some that agree
-    with some of the facts and say nothing of the others."""
+    with some of the facts and say nothing of the others. A share `fresh` is `reading` about new entities."""
     for _ in range(examples):
+        if rng.random() < fresh:
+            yield from reading(world, 1, rng, documents, entities=world.new)
+            continue
         facts = [world.true(e, a) for e, a in _subjects(world, world.known, len(world.attributes), rng)]
         if rng.random() >= shown:
             control = CLOSED if rng.random() < 0.5 else READ  # without documents it does not matter which
@@ -281,7 +306,7 @@ async def measure_gates(
     bounds = {
         "a new entity, one document": (0.9, 1.0),
         "the document contradicts": room,
-        "closed book": (remembered, 1.0),
+        "closed book": (0.9 * remembered, 1.0),  # other facts than those that training was ended by
     }
     return [Gate(name, rate, *bounds.get(name, (0.0, 1.0)), gating=name in bounds) for name, rate in rates.items()]
 

@@ -40,7 +40,7 @@ BASES: dict[str, Callable[[int], LabBaseConfig]] = {
     ConversationsBaseConfig.called: lambda seed: ConversationsBaseConfig(
         world=ConversationWorldConfig(seed=seed), seed=seed
     ),
-    ConflictBaseConfig.called: lambda seed: ConflictBaseConfig(world=ConflictConfig(known=150, seed=seed), seed=seed),
+    ConflictBaseConfig.called: lambda seed: ConflictBaseConfig(world=ConflictConfig(known=80, seed=seed), seed=seed),
     PatentsBaseConfig.called: lambda seed: PatentsBaseConfig(world=PatentConfig(seed=seed), seed=seed),
     ConceptsBaseConfig.called: lambda seed: ConceptsBaseConfig(world=ConceptsConfig(seed=seed), seed=seed),
     GraphBaseConfig.called: lambda seed: base_config("S", world=GraphWorldConfig(seed=seed), seed=seed),
@@ -65,7 +65,7 @@ def lab_base(world: str, *, variant: str = "plain", seed: int = 0) -> LabBaseCon
     if world == FactWorldBaseConfig.called:
         return variant_config(variant, seed=seed)
     if (world, variant) == (ConflictBaseConfig.called, "natural"):
-        return ConflictBaseConfig(world=ConflictConfig(known=150, seed=seed), seed=seed, arm="natural")
+        return ConflictBaseConfig(world=ConflictConfig(known=80, seed=seed), seed=seed, arm="natural")
     if variant != "plain":
         raise BadInput(f"there is no variant {variant!r}; leave --variant out for {world}")
     return BASES[world](seed)
