@@ -30,7 +30,20 @@ from ken.agents.tool_stages.grammar import (
 )
 from ken.agents.tool_stages.trimming import trimmed
 from ken.core.seeding import derive_seed
-from ken.lab.apiworld import APIS, CATALOGUE, HOME, REAL, Api, ApiWorld, ApiWorldConfig, Call, Job, as_json, vocabulary
+from ken.lab.apiworld import (
+    APIS,
+    CATALOGUE,
+    HOME,
+    REAL,
+    SMALL,
+    Api,
+    ApiWorld,
+    ApiWorldConfig,
+    Call,
+    Job,
+    as_json,
+    vocabulary,
+)
 from ken.models import Instruction
 from ken.sources.tools.faults import UNAVAILABLE
 from ken.sources.tools.tool import ERROR
@@ -48,14 +61,16 @@ TAGS = [
 ] + ["<done/>", *(f"#{number}" for number in range(1, 9))]
 WORDS = [*"{}()[]:,.?-#;|", '"', "ERROR", "Question", "Parameter", "string", "integer", "none"]
 WORDS += ["unknown", "needs", "which", "failed", "there", "no", "yes", "is", "abcdef"]
+WORDS += ["less", "greater", "same", "different"]
 FAILED = "needs #1, which failed"
 ASKED = 3  # sub-questions that share what was read
 
 
 class ApiWorldBaseConfig(LabBaseConfig):
-    """World and number of examples of each stage. plans, nexts, choices, calls, responses: of the stages; fills: of
-    single arguments; gates: of the judgement whether a tool is needed; closed: how often each training question is
-    answered closed book; known: how often what never changes is.
+    """World and number of examples of each stage. compared: rows of pairs of values, which is the greater or whether
+    they are the same; plans, nexts, choices, calls, responses: of the stages; fills: of single arguments; gates: of the
+    judgement whether a tool is needed; closed: how often each training question is answered closed book; known: how
+    often what never changes is.
 
     failures: share of histories in which a response is an error. missing: share of lists without the right tool.
     """
@@ -66,15 +81,16 @@ class ApiWorldBaseConfig(LabBaseConfig):
     context: int = 640
     batch: int = 16
     weigh: Weigh = "token"
-    plans: int = Field(default=9_000, ge=0)
-    nexts: int = Field(default=6_500, ge=0)
-    choices: int = Field(default=3_000, ge=0)
+    compared: int = Field(default=2_000, ge=0)
+    plans: int = Field(default=17_000, ge=0)
+    nexts: int = Field(default=8_000, ge=0)
+    choices: int = Field(default=4_000, ge=0)
     calls: int = Field(default=3_000, ge=0)
     fills: int = Field(default=2_000, ge=0)
-    responses: int = Field(default=15_000, ge=0)
+    responses: int = Field(default=24_000, ge=0)
     gates: int = Field(default=1_500, ge=0)
     closed: int = Field(default=2, ge=0)
-    known: int = Field(default=6, ge=0)
+    known: int = Field(default=14, ge=0)
     failures: float = Field(default=0.2, ge=0, le=1)
     missing: float = Field(default=0.15, ge=0, le=1)
 
@@ -123,7 +139,9 @@ def pretraining_stages(config: ApiWorldBaseConfig, world: ApiWorld, tokenizer: A
         *closed_book(config, world),
     ]
     first = [*calls[:half], *responses[:half_responses]]
-    return [encode([_pieces(said) for said in stage], tokenizer) for stage in (first, mixed) if stage]
+    pairs = [comparing(world, rng) for _ in range(config.compared)]
+    stages = [[*pairs[::2], *map(_pieces, first)], [*pairs[1::2], *map(_pieces, mixed)]]
+    return [encode(stage, tokenizer) for stage in stages if stage]
 
 
 class Said(NamedTuple):
@@ -145,6 +163,31 @@ def _pieces(said: Said) -> list[Piece]:
 
 
 # --- the stages ------------------------------------------------------------------------------------------------------
+
+
+PAIRS = 20
+
+
+def comparing(world: ApiWorld, rng: np.random.Generator) -> list[Piece]:
+    """Pairs of values and what is to be said of them: learnt from many at once, or not at all."""
+    pieces: list[Piece] = [(BOS, False)]
+    for _ in range(PAIRS):
+        greater = rng.random() < 0.5
+        if greater:
+            values: Sequence[str] = [str(i) for i in rng.choice(np.arange(1, SMALL + 1), size=2, replace=False)]
+        else:
+            names = world.names[("person", "firm", "city")[int(rng.integers(3))]]
+            one, other = (names[int(i)] for i in rng.choice(len(names), size=2, replace=False))
+            values = [one, one if rng.random() < 0.5 else other]
+        pieces += [(" ".join(values), False), (_verdict("greater" if greater else "same", values), True), (",", False)]
+    return pieces
+
+
+def _verdict(compose: str, values: Sequence[str]) -> str:
+    one, other = values
+    if compose == "greater":
+        return "greater" if int(one) > int(other) else "less"
+    return "same" if one == other else "different"
 
 
 def planning(config: ApiWorldBaseConfig, world: ApiWorld, rng: np.random.Generator) -> Iterator[Said]:
@@ -219,18 +262,23 @@ def filling(config: ApiWorldBaseConfig, world: ApiWorld, rng: np.random.Generato
 
 
 def responding(config: ApiWorldBaseConfig, world: ApiWorld, rng: np.random.Generator) -> Iterator[Said]:
-    """The answer from what came back; "unknown" where something that it needs failed."""
+    """The answer from what came back; "unknown" where something that it needs failed. Two values that are compared are
+    read aloud first: from a verdict alone, a model this small does not learn to compare."""
     for number in range(config.responses):
         kind = "several" if number % 5 > 1 else None  # comparing takes more examples than copying
         job = world.job(rng, world.imagined(rng), kind)
         done = _exchanges(job, one_step=bool(rng.random() < 0.5))
+        aloud = ""
+        if job.compose in {"greater", "same"}:
+            values = [said for _, said in done]
+            aloud = f"<think> {' '.join(values)} {_verdict(job.compose, values)} </think> "
         if rng.random() < 0.1:
             failed = int(rng.integers(len(done)))
             done[failed:] = [(asked, f"{ERROR} {_failure(rng)}") for asked, _ in done[failed:]]
-            answer = "unknown"
+            answer, aloud = "unknown", ""
         else:
             done, answer = _with_failures(done, config.failures / 2, rng), job.answer
-        yield Said(RESPOND, history(job.text, done), f"<answer> {answer} </answer>")
+        yield Said(RESPOND, history(job.text, done), f"{aloud}<answer> {answer} </answer>")
 
 
 def judging(config: ApiWorldBaseConfig, world: ApiWorld, rng: np.random.Generator) -> Iterator[Said]:
