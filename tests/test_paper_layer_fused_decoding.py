@@ -63,18 +63,16 @@ def test_reading_has_random_values_and_remembering_true_ones() -> None:
     world = ConflictWorld(config.world)
     rng = np.random.default_rng(0)
     read = list(base.reading(world, 50, rng, config.documents))
-    true = list(base.remembering(world, 50, rng, config.documents, shown=0.5, fresh=0.0))
-    new = list(base.remembering(world, 50, rng, config.documents, shown=0.5, fresh=1.0))
+    true = list(base.remembering(world, 50, rng, config.documents, shown=0.5))
 
     def facts(pieces: Any) -> list[tuple[str, str, str]]:
         words = [text.split() for text, _ in pieces]
         return [(q[2], q[0], a[0]) for q, a in zip(words[1::2], words[2::2], strict=True)]
 
-    for pieces in [*read, *new]:
+    for pieces in read:
         for entity, attribute, value in facts(pieces):
             assert f"{attribute} of {entity} {value} ." in pieces[0][0]  # it can be read
     assert any(world.facts.get((e, a)) != v for pieces in read for e, a, v in facts(pieces))
-    assert all(e in world.new for pieces in new for e, _, _ in facts(pieces))
     for pieces in true:
         assert all(world.facts[e, a] == v for e, a, v in facts(pieces))
         assert len({a for _, a, _ in facts(pieces)}) == len(world.attributes)

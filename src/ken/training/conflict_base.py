@@ -45,11 +45,15 @@ class ConflictBaseConfig(LabBaseConfig):
     arm: see above. reading: examples of reading. documents: probabilities of 1, 2, … documents in one. remembering:
     examples of facts, at most, and mixed: those of the natural model, whose training does not end early; each holds one
     fact of every attribute. batch_remembering, lr_remembering: of those. shown: share of them that have documents,
-    which state some of the facts and none of the others. fresh: share of them that are about new entities, with
-    documents, so that reading about what nobody remembers is not unlearnt (without, it fell from 0.97 to 0.74).
-    lens_weight: of the loss on the lens beside the loss of the last layer. room: greedy accuracy on conflicts at which
-    the constructed model is done, if it answers at least `remembered` of the same questions closed book by then (a
-    model that has unlearnt to read, and remembers nothing, lies in the same range); checked: every so many steps.
+    which state some of the facts and none of the others. lens_weight: of the loss on the lens beside the loss of the
+    last layer. room: greedy accuracy on conflicts at which the constructed model is done, if it answers at least
+    `remembered` of the same questions closed book by then (a model that has unlearnt to read, and remembers nothing,
+    lies in the same range); checked: every so many steps.
+
+    While the second half learns facts it also overwrites a part of what was read about anybody: 0.74 of what a document
+    says of a new entity is still answered then, 0.97 before. That is what the decoder is to mend, so only 0.7 is asked
+    for. Where the facts were learnt beside documents about new entities nothing was overwritten, and no document that
+    contradicts either (0.99 followed it, of 480 facts 0.67 remembered): there is nothing to gain then.
 
     By default 80 entities are known, not the card's 500: with frozen embeddings facts are learnt slowly. Of 3,000 none
     was remembered after 22 exposures (a probe with another form of question), of 900 less than a half after 160; 480
@@ -70,7 +74,6 @@ class ConflictBaseConfig(LabBaseConfig):
     batch_remembering: int = Field(default=16, ge=1)
     lr_remembering: float = Field(default=6e-3, gt=0)
     shown: float = Field(default=0.45, ge=0, le=1)
-    fresh: float = Field(default=0.15, ge=0, le=1)
     lens_weight: float = Field(default=0.3, ge=0)
     room: tuple[float, float] = (0.4, 0.7)
     remembered: float = Field(default=0.7, ge=0, le=1)
@@ -90,7 +93,7 @@ class ConflictBaseConfig(LabBaseConfig):
         natural = self.arm == "natural"
         examples = self.mixed if natural else self.remembering
         facts = encode(
-            list(remembering(world, examples, rng, self.documents, shown=self.shown, fresh=self.fresh)),
+            list(remembering(world, examples, rng, self.documents, shown=self.shown)),
             tokenizer,
         )
         stages = [[*read, *facts]] if natural else [read, facts]
@@ -146,12 +149,10 @@ def reading(
     examples: int,
     rng: np.random.Generator,
     documents: Sequence[float],
-    entities: Sequence[str] | None = None,
 ) -> Iterator[list[Piece]]:
-    """Documents with random values, about any entities (or those given), all asked for: what they say is in no
-    memory."""
+    """Documents with random values, about any entities, all asked for: what they say is in no memory."""
     for count in rng.choice(len(documents), size=examples, p=documents) + 1:
-        chosen = [world.random(e, a, rng) for e, a in _subjects(world, entities or world.entities, int(count), rng)]
+        chosen = [world.random(e, a, rng) for e, a in _subjects(world, world.entities, int(count), rng)]
         yield _shown(chosen, [chosen[int(i)] for i in rng.permutation(len(chosen))])
 
 
@@ -162,14 +163,10 @@ def remembering(
     documents: Sequence[float],
     *,
     shown: float,
-    fresh: float,
 ) -> Iterator[list[Piece]]:
     """True facts, one of each attribute, about different entities: asked without documents, or with some that agree
-    with some of the facts and say nothing of the others. A share `fresh` is `reading` about new entities."""
+    with some of the facts and say nothing of the others."""
     for _ in range(examples):
-        if rng.random() < fresh:
-            yield from reading(world, 1, rng, documents, entities=world.new)
-            continue
         facts = [world.true(e, a) for e, a in _subjects(world, world.known, len(world.attributes), rng)]
         if rng.random() >= shown:
             control = CLOSED if rng.random() < 0.5 else READ  # without documents it does not matter which
@@ -304,7 +301,7 @@ async def measure_gates(
         replies = await asyncio.gather(*(model.generate(shown(case), sampling=ENDS) for case in cases))
         rates[name] = shares(cases, [answer_of(reply[0].text) for reply in replies])["acc"]
     bounds = {
-        "a new entity, one document": (0.9, 1.0),
+        "a new entity, one document": (0.7, 1.0),
         "the document contradicts": room,
         "closed book": (0.9 * remembered, 1.0),  # other facts than those that training was ended by
     }
