@@ -43,21 +43,22 @@ async def measure_gates(model: Model, config: ApiWorldBaseConfig, *, examples: i
         "next sub-questions": (continuing, 0.9),
         "choices among tools": (choosing, 0.9),  # of an owner's home, either tool is right
         "arguments": (calling, 0.95),
-        "single arguments": (filling, 0.9),
+        "single arguments": (filling, 0.0),  # reported: only the arm `schema-caller`, which is optional, asks for them
         "answers from results": (responding, 0.75),  # comparing is the hardest
         "verdicts whether a tool is needed": (judging, 0.97),
     }
     gates = []
     for name, (stage, low) in stages.items():
-        gates.append(Gate(name, await _right(model, list(islice(stage(config, world, rng), examples))), low, 1.0))
+        right = await _right(model, list(islice(stage(config, world, rng), examples)))
+        gates.append(Gate(name, right, low, 1.0, gating=low > 0))
     asked = world.questions("dev", 2 * examples)
     alone = await asyncio.gather(*(_says(model, Said(CLOSED, q.text, "")) for q in asked))
-    right = [
+    answered = [
         isinstance(a := parse_answer(text), Answer) and a.text in q.answers
         for q, text in zip(asked, alone, strict=True)
     ]
-    easy = [hit for q, hit in zip(asked, right, strict=True) if q.meta["kind"] == "none"]
-    hard = [hit for q, hit in zip(asked, right, strict=True) if q.meta["kind"] != "none"]
+    easy = [hit for q, hit in zip(asked, answered, strict=True) if q.meta["kind"] == "none"]
+    hard = [hit for q, hit in zip(asked, answered, strict=True) if q.meta["kind"] != "none"]
     gates.append(Gate("questions without tools, closed book", mean(easy), 0.95, 1.0))
     gates.append(Gate("questions that need tools, closed book", mean(hard), 0.0, 0.25))
     return gates
