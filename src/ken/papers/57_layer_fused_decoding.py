@@ -297,7 +297,14 @@ ARMS = (
 # --- claims ----------------------------------------------------------------------------------------------------------
 
 CLAIMS = (
-    Claim("Conflicts: LFD ≥ greedy + 0.05", "hard", 0.05, gap("acc_conflict", "lfd", "gd0")),
+    Claim(
+        "Conflicts: LFD ≥ greedy + 0.05",
+        "hard",
+        0.05,
+        gap("acc_conflict", "lfd", "gd0"),
+        note="compare acc_new_entity, where there is nothing to contradict, and memory_rate, the share of answers that "
+        "are what is remembered: a gain in the first and few of the second say that what is mended is blurred reading",
+    ),
     Claim("Conflicts: LFD ≥ DoLa + 0.05", "hard", 0.05, gap("acc_conflict", "lfd", "dola")),
     Claim("Agreeing documents: LFD ≥ greedy − 0.02", "hard", -0.02, gap("acc_agree", "lfd", "gd0")),
     Claim("No evidence: LFD ≥ greedy − 0.02", "hard", -0.02, gap("acc_no_evidence", "lfd", "gd0")),
@@ -330,8 +337,10 @@ paper = Paper(
         "the last layer. The score of layers and the way of joining are inferred, since the paper's method section "
         "could not be read. Here the model has 8 layers and 1.8 million parameters, and was made so that it reads in "
         "its lower half and remembers in its upper one, where the paper finds the same in models of 7 and 8 billion "
-        "parameters; a document contradicts what it remembers, and decoders are asked which they follow. This tests "
-        "the choice of the layer and the joining, not that large models are layered so."
+        "parameters; a document contradicts what it remembers, and decoders are asked which they follow. It knows 80 "
+        "entities where the card has 500, which were not learnt with the lower half frozen. In learning them the upper "
+        "half came to blur what was read rather than to contradict it: greedy answers are seldom what is remembered. "
+        "This tests the choice of the layer and the joining, not that large models are layered so."
     ),
     full=Settings(),
     smoke=Settings(base=smoke_config(), limit=12, timed_batch=2, timed_tokens=2, timed_rounds=1, analysed=3),
