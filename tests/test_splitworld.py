@@ -24,6 +24,7 @@ from ken.sources import Sources
 from ken.training import tree_base
 from ken.training.lab_bases import lab_base
 from ken.training.lab_tokenizer import encode
+from ken.training.tree_base import below_passages
 
 SMALL = tree_base.smoke_config().world
 
@@ -222,17 +223,21 @@ def test_the_prompts_that_are_learnt_are_those_that_strategies_make(world):
         tree_base._taught(tree_base.SPLIT, asked.text, ""),
         tree_base._taught(tree_base.CHAIN, ask([one.relation], one.subject), ""),
         tree_base._taught(
-            tree_base.FROM_PASSAGES, tree_base._shown([f"{one.sentence}."], ask([one.relation], one.subject)), ""
+            tree_base.FROM_PASSAGES,
+            below_passages([f"{one.sentence}."], ask([one.relation], one.subject)),
+            "",
         ),
         tree_base._taught(tree_base.CHAIN, ask([two.relation], two.subject), ""),
         tree_base._taught(
-            tree_base.FROM_PASSAGES, tree_base._shown([f"{two.sentence}."], ask([two.relation], two.subject)), ""
+            tree_base.FROM_PASSAGES,
+            below_passages([f"{two.sentence}."], ask([two.relation], two.subject)),
+            "",
         ),
         tree_base._taught(tree_base.CHAIN, asked.text, ""),
         tree_base._taught(
-            tree_base.FROM_PASSAGES, tree_base._shown([f"{one.sentence}.", f"{two.sentence}."], asked.text), ""
+            tree_base.FROM_PASSAGES, below_passages([f"{one.sentence}.", f"{two.sentence}."], asked.text), ""
         ),
-        tree_base._taught(tree_base.FROM_PARTS, tree_base._context(tree_base._parts(asked), asked.text), ""),
+        tree_base._taught(tree_base.FROM_PARTS, tree_base.from_parts(tree_base.part_lines(asked), asked.text), ""),
     ]
     assert [squeeze(p) for p in shown] == [squeeze(pieces[0][0].removeprefix("<bos>")) for pieces in expected]
 
@@ -252,7 +257,7 @@ def test_the_prompts_that_are_learnt_are_those_that_strategies_make(world):
     thoughts = [f"<think> {one.sentence} , the {two.relation} of {two.subject} </think> <answer> Unknown </answer>"] * 2
     thoughts += [f"<think> {one.sentence} , {two.sentence} </think> <answer> {two.value} </answer>"]
     last = prompts_of(Ircot(), question, thoughts, passages)[-1]
-    read = tree_base._taught(tree_base.READ, tree_base._shown([f"{one.sentence}.", f"{two.sentence}."], asked.text), "")
+    read = tree_base._taught(tree_base.READ, below_passages([f"{one.sentence}.", f"{two.sentence}."], asked.text), "")
     assert squeeze(last) == squeeze(read[0][0].removeprefix("<bos>"))
 
 

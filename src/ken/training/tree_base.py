@@ -11,7 +11,6 @@ that the model learns to be unsure of it.
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -21,26 +20,23 @@ import numpy as np
 
 from ken.agents.instructions import READ
 from ken.agents.protocol import render_passages
-from ken.agents.query_tree import QueryTree, read_tree
 from ken.agents.self_ask import FINAL, FOLLOW_UP, INTERMEDIATE, SELF_ASK
-from ken.agents.tree import EVERYTHING, read_candidate
+from ken.agents.tree import EVERYTHING
 from ken.agents.tree_prompts import CHAIN, FROM_PARTS, FROM_PASSAGES, MARKER, SPLIT, UNKNOWN
-from ken.core import Passage, Sampling
+from ken.core import Passage
 from ken.core.seeding import derive_seed
 from ken.lab.splitworld import (
     KINDS,
     Asked,
     Fact,
-    Kind,
     SplitWorld,
     SplitWorldConfig,
     ask,
     sentence,
 )
-from ken.metrics import auroc
-from ken.models import Instruction, Message, Model
+from ken.models import Instruction
 from ken.training.factworld_base import TAGS
-from ken.training.lab_checkpoint import Gate, LabBaseConfig, Recipe
+from ken.training.lab_checkpoint import LabBaseConfig, Recipe
 from ken.training.lab_tokenizer import BOS, EOS, PAD, Piece, encode, fast_tokenizer
 from ken.training.lab_tokenizer import UNKNOWN as UNKNOWN_WORD
 from ken.training.pretraining import Example
@@ -85,6 +81,8 @@ class TreeBaseConfig(LabBaseConfig):
 
     def recipe(self) -> Recipe:
         """How the model is made and measured."""
+        from ken.training.tree_gates import measure_gates
+
         world = SplitWorld(self.world)
         tokenizer = build_tokenizer(world)
         return Recipe(tokenizer, pretraining_stages(self, world, tokenizer), lambda model: measure_gates(model, world))
@@ -227,7 +225,7 @@ def reading(world: SplitWorld, rng: np.random.Generator) -> list[Piece]:
     fact = _made_up(world, relation, _person(world, rng, world.entities), rng)
     found = _found(world, fact, rng, fit=0.4)
     said = f"{_held_against(fact, found)} , {_read(_just(fact), int(_fits(fact, found)))}"
-    return _taught(FROM_PASSAGES, _shown([f"{found.sentence}."], ask([fact.relation], fact.subject)), said)
+    return _taught(FROM_PASSAGES, below_passages([f"{found.sentence}."], ask([fact.relation], fact.subject)), said)
 
 
 def reading_all(world: SplitWorld, rng: np.random.Generator) -> list[Piece]:
@@ -235,11 +233,11 @@ def reading_all(world: SplitWorld, rng: np.random.Generator) -> list[Piece]:
     missing."""
     asked = _invented(world, rng)
     found = [_found(world, fact, rng, fit=0.85) for fact in asked.facts]
-    first = found[0] if rng.random() < 0.7 else _same(world, asked.facts[0], rng)
+    first = found[0] if rng.random() < 0.7 else another_fact(world, asked.facts[0], rng)
     shown = list(dict.fromkeys(f"{fact.sentence}." for fact in [first, *found]))
     fits = [_fits(*pair) for pair in zip(asked.facts, found, strict=True)]
     reached = len(found) if all(fits) else fits.index(False)
-    return _taught(FROM_PASSAGES, _shown(shown, asked.text), _read(asked, reached))
+    return _taught(FROM_PASSAGES, below_passages(shown, asked.text), _read(asked, reached))
 
 
 def joining(world: SplitWorld, rng: np.random.Generator) -> list[Piece]:
@@ -247,10 +245,10 @@ def joining(world: SplitWorld, rng: np.random.Generator) -> list[Piece]:
     if rng.random() < 0.15:
         asked = _remembered(world, rng, least=2)
         missing = int(rng.integers(len(asked.facts)))
-        lines = [line for i, line in enumerate(_parts(asked)) if i != missing] if len(asked.facts) == 2 else []
-        return _taught(FROM_PARTS, _context(lines, asked.text), explained(asked))
+        lines = [line for i, line in enumerate(part_lines(asked)) if i != missing] if len(asked.facts) == 2 else []
+        return _taught(FROM_PARTS, from_parts(lines, asked.text), explained(asked))
     asked = _invented(world, rng, comparisons=0.5)
-    return _taught(FROM_PARTS, _context(_parts(asked), asked.text), explained(asked, joined=True))
+    return _taught(FROM_PARTS, from_parts(part_lines(asked), asked.text), explained(asked, joined=True))
 
 
 def self_asking(world: SplitWorld, rng: np.random.Generator) -> list[Piece]:
@@ -278,7 +276,7 @@ def interleaving(world: SplitWorld, rng: np.random.Generator) -> list[Piece]:
     if reached < len(asked.facts) and rng.random() < 0.5:  # something else was found for what is needed next
         shown.append(f"{_found(world, asked.facts[reached], rng, fit=0.0).sentence}.")
     if rng.random() < 0.4:
-        extra = f"{_same(world, asked.facts[0], rng).sentence}."
+        extra = f"{another_fact(world, asked.facts[0], rng).sentence}."
         shown.insert(int(rng.integers(len(shown) + 1)), extra)
     thought = [fact.sentence for fact in asked.facts[:reached]]
     answer = asked.answer
@@ -338,7 +336,7 @@ def _held_against(fact: Fact, found: Fact) -> str:
     return " , ".join(f"{one} {other} {SAME if one == other else DIFFERENT}" for one, other in words)
 
 
-def _parts(asked: Asked) -> list[str]:
+def part_lines(asked: Asked) -> list[str]:
     """The lines of a context: the parts at the root, with their answers."""
     if asked.kind not in {"3-hop", "4-hop"}:
         return [f"{ask([fact.relation], fact.subject)} {fact.value}." for fact in asked.facts]
@@ -347,11 +345,13 @@ def _parts(asked: Asked) -> list[str]:
     return [*lines, *(f"{ask([fact.relation], fact.subject)} {fact.value}." for fact in asked.facts[2:])]
 
 
-def _context(lines: Sequence[str], question: str) -> str:
+def from_parts(lines: Sequence[str], question: str) -> str:
+    """What `Tree` asks with the instruction FROM_PARTS."""
     return f"Context:\n{' '.join(lines)}\n\nQuestion:\n{question}"
 
 
-def _shown(passages: Sequence[str], question: str) -> str:
+def below_passages(passages: Sequence[str], question: str) -> str:
+    """What `Tree` asks with the instruction FROM_PASSAGES."""
     return f"{_documents(passages)}\n\n{question}"
 
 
@@ -452,7 +452,7 @@ def _found(world: SplitWorld, fact: Fact, rng: np.random.Generator, fit: float =
         other = _namesake(world, fact.subject, rng)
         return replace(fact, subject=other, value=_anything(world, fact.relation, rng))
     if kind < 0.8:
-        return _same(world, fact, rng)
+        return another_fact(world, fact, rng)
     like = fact.relation in world.entity_relations and rng.random() < 0.5
     relation = fact.relation if like else str(rng.choice(world.entity_relations))
     while (other := _person(world, rng, world.entities)) == fact.subject:
@@ -467,92 +467,7 @@ def _namesake(world: SplitWorld, person: str, rng: np.random.Generator) -> str:
     return other
 
 
-def _same(world: SplitWorld, fact: Fact, rng: np.random.Generator) -> Fact:
+def another_fact(world: SplitWorld, fact: Fact, rng: np.random.Generator) -> Fact:
+    """Something else about the same entity, with a random value."""
     others = [relation for relation in world.relations if relation != fact.relation]
     return _made_up(world, others[int(rng.integers(len(others)))], fact.subject, rng)
-
-
-# --- gates ------------------------------------------------------------------------------------------------------------
-
-
-async def measure_gates(model: Model, world: SplitWorld, *, examples: int = 300, seed: int = 2**20) -> list[Gate]:
-    """What the base model can do, about entities of the dev split, which no prompt was about: recall facts that were
-    told and not others, tell the two apart by how sure its explanation is, read a passage that fits and refuse one that
-    does not, split questions, and join answers of parts."""
-    rng = np.random.default_rng(derive_seed("split gates", world.config.seed, seed))
-
-    async def reply(instruction: Instruction, text: str, tokens: int = 64) -> Any:
-        says = [Message("system", instruction), Message("user", text)]
-        (generation,) = await model.generate(says, sampling=Sampling(max_tokens=tokens))
-        return generation
-
-    facts = [fact for entity in world.splits["dev"] for fact in (world.facts[entity, r] for r in world.relations)]
-    facts = [facts[int(i)] for i in rng.permutation(len(facts))[:examples]]
-    asked_facts = [ask([fact.relation], fact.subject) for fact in facts]
-    recalled = [
-        read_candidate("closed", g) for g in await asyncio.gather(*(reply(CHAIN, text) for text in asked_facts))
-    ]
-    right = [c.text == fact.value for c, fact in zip(recalled, facts, strict=True)]
-    known = [fact.inside for fact in facts]
-
-    made = [replace(fact, value=world.some_value(fact.relation, fact.subject, rng)) for fact in facts]
-    shown = {
-        "fits": [f"{fact.sentence}." for fact in made],
-        "namesake": [
-            f"{sentence(f.relation, world.namesake(f.subject, rng), world.some_value(f.relation, f.subject, rng))}."
-            for f in made
-        ],
-        "other": [f"{_same(world, fact, rng).sentence}." for fact in made],
-    }
-    read = {
-        kind: [
-            read_candidate("open", g)
-            for g in await asyncio.gather(
-                *(reply(FROM_PASSAGES, _shown([p], q)) for p, q in zip(passages, asked_facts, strict=True))
-            )
-        ]
-        for kind, passages in shown.items()
-    }
-
-    asked = [world.some_question(KINDS[i % len(KINDS)], "dev", rng) for i in range(examples)]
-    trees = await asyncio.gather(*(reply(SPLIT, one.text, 200) for one in asked))
-    written = [read_tree(g.text, one.text) for g, one in zip(trees, asked, strict=True)]
-    wanted = [read_tree(json.dumps(one.parts), one.text).tree for one in asked]
-    exact = [not w.problems and _shape(w.tree) == _shape(t) for w, t in zip(written, wanted, strict=True)]
-
-    joined = await asyncio.gather(*(reply(FROM_PARTS, _context(_parts(one), one.text)) for one in asked))
-    joins = [read_candidate("child", g).text == one.answer for g, one in zip(joined, asked, strict=True)]
-    everything = await asyncio.gather(
-        *(reply(FROM_PASSAGES, _shown([f"{f.sentence}." for f in one.facts], one.text)) for one in asked)
-    )
-    reads = [read_candidate("open", g).text == one.answer for g, one in zip(everything, asked, strict=True)]
-
-    def share(values: Sequence[bool]) -> float:
-        return sum(values) / max(1, len(values))
-
-    def of_kind(values: Sequence[bool], *kinds: Kind) -> float:
-        return share([v for v, one in zip(values, asked, strict=True) if one.kind in kinds])
-
-    def recalled_share(told: bool) -> float:
-        return share([r for r, k in zip(right, known, strict=True) if k is told])
-
-    fits = [c.text == fact.value for c, fact in zip(read["fits"], made, strict=True)]
-    return [
-        Gate(
-            "facts that were told, from memory", share([r for r, k in zip(right, known, strict=True) if k]), 0.85, 1.0
-        ),
-        Gate("facts that were not", share([r for r, k in zip(right, known, strict=True) if not k]), 0.0, 0.2),
-        Gate("AUROC of the explanation, told or not", auroc([c.score for c in recalled], known) or 0.0, 0.8, 1.0),
-        Gate("a passage that fits, read", share(fits), 0.9, 1.0),
-        Gate("a namesake's passage, refused", share([bool(c.problem) for c in read["namesake"]]), 0.8, 1.0),
-        Gate("a passage about something else, refused", share([bool(c.problem) for c in read["other"]]), 0.8, 1.0),
-        Gate("trees exactly as wanted", share(exact), 0.95, 1.0),
-        Gate("chains joined from parts", of_kind(joins, "2-hop", "3-hop", "4-hop"), 0.85, 1.0),
-        Gate("comparisons joined from parts", of_kind(joins, "comparison"), 0.75, 1.0),
-        Gate("two facts read from their passages", of_kind(reads, "2-hop", "comparison"), 0.0, 1.0, gating=False),
-        Gate("more facts read from their passages", of_kind(reads, "3-hop", "4-hop"), 0.0, 1.0, gating=False),
-    ]
-
-
-def _shape(tree: QueryTree) -> list[tuple[str, tuple[int, ...]]]:
-    return [("".join(node.text.split()), node.children) for node in tree.nodes]
