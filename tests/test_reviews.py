@@ -114,8 +114,8 @@ def test_two_thirds_decide(praised: int, mentioned: int, says: str) -> None:
 
 
 def test_a_finding_counts_those_who_decide_it() -> None:
-    assert finding("battery", 2, 11) == "battery mostly negative 9 of 11"
-    assert finding("price", 9, 11) == "price mostly positive 9 of 11"
+    assert finding("battery", 2, 11) == "battery negative 9 of 11"
+    assert finding("price", 9, 11) == "price positive 9 of 11"
     assert finding("screen", 3, 6) == "screen mixed 3 of 6"
     assert finding("camera", 0, 0) == "camera not mentioned"
 
@@ -213,9 +213,9 @@ def test_one_who_counts_passes_the_gates_and_a_guesser_does_not() -> None:
         found = dict.fromkeys(ASPECTS, (0, 0))
         for line in shown_lines(prompt.partition("\n\n")[2]):
             for part in re.findall(
-                rf"({'|'.join(ASPECTS)}) (mostly positive|mixed|mostly negative) (\d+) of (\d+)", line
+                rf"({'|'.join(ASPECTS)}) (positive|mixed|negative) (\d+) of (\d+)", line
             ):
-                good = int(part[3]) - int(part[2]) if part[1] == "mostly negative" else int(part[2])
+                good = int(part[3]) - int(part[2]) if part[1] == "negative" else int(part[2])
                 found[part[0]] = (found[part[0]][0] + good, found[part[0]][1] + int(part[3]))
             for sentence in re.findall(r"[^.]+\.", line):
                 if sentence.strip() in SAYS:

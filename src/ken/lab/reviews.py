@@ -313,12 +313,18 @@ def verdict(praised: int, mentioned: int) -> Verdict:
     return "mostly negative" if mentioned - praised >= MOSTLY * mentioned else "mixed"
 
 
+def opinion(praised: int, mentioned: int) -> str:
+    """A verdict in one word: `positive`, `negative`, `mixed`; or `not mentioned`."""
+    return verdict(praised, mentioned).removeprefix("mostly ")
+
+
 def finding(aspect: str, praised: int, mentioned: int) -> str:
-    """One aspect in words, with the count of those who decide it: `battery mostly negative 9 of 11`."""
-    said = verdict(praised, mentioned)
-    if said == "not mentioned":
+    """One aspect in words, with the count of those who decide it: `battery negative 9 of 11`. What is thought of an
+    aspect is the one word right after it, since a model this small finds what followed a word and little else."""
+    said = opinion(praised, mentioned)
+    if not mentioned:
         return f"{aspect} {said}"
-    return f"{aspect} {said} {mentioned - praised if said == 'mostly negative' else praised} of {mentioned}"
+    return f"{aspect} {said} {mentioned - praised if said == 'negative' else praised} of {mentioned}"
 
 
 def gold_summary(reviews: Sequence[Review]) -> str:

@@ -59,8 +59,8 @@ class Settings(Frozen):
 
 @dataclass
 class Bench:
-    """What all arms of one seed share. World and base model are always the same; the seed draws the questions, and what
-    the random selector picks."""
+    """What all arms of one seed share. The world is always the same; a seed trains a base model, and draws the
+    questions and what the random selector picks."""
 
     settings: Settings
     seed: int
@@ -101,7 +101,8 @@ def prepare(settings: Settings, seed: int) -> Bench:
     world = SplitWorld(settings.base.world)
     keep = TemporaryDirectory(prefix="ken-probtree-")
     index = Index.build(documents(world), Path(keep.name) / "index", tokenizer="simple")
-    model = LocalModel(built(settings.base), spec="lab/splitworld", device="cpu", batch_size=512, control_tokens=True)
+    base = settings.base.model_copy(update={"seed": seed})
+    model = LocalModel(built(base), spec="lab/splitworld", device="cpu", batch_size=512, control_tokens=True)
     return Bench(
         settings,
         seed,
@@ -281,9 +282,9 @@ paper = Paper(
         "A question is split into a tree; every node is answered from memory, from passages and from its parts, and "
         "the answer whose explanation the model finds likeliest wins. Here the model has about a million parameters, "
         "knows a part of the facts of a small world, and finds others in a corpus that also tells of namesakes; the "
-        "paper's is text-davinci-003 on HotpotQA, MuSiQue and 2WikiMQA. World and base model are the same for all "
-        "seeds, which draw the questions: a base model takes more than five minutes. The authors' own records are "
-        "scored again by `ken replay probtree`."
+        "paper's is text-davinci-003 on HotpotQA, MuSiQue and 2WikiMQA. The world is the same for all seeds; each "
+        "trains a base model of its own and draws its questions. The authors' own records are scored again by "
+        "`ken replay probtree`."
     ),
     full=Settings(),
     smoke=Settings(base=smoke_config(), questions=4, max_tokens=32),

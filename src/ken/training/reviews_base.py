@@ -31,6 +31,7 @@ from ken.lab.reviews import (
     counts,
     finding,
     gold_summary,
+    opinion,
     product_names,
     question_text,
     random_product,
@@ -45,13 +46,36 @@ CHAT_TEMPLATE = "<bos> {% for message in messages %}{{ message['content'] }} {% 
 CONTROLS = [READ.token, READ_SUMMARIES.token, SUMMARISE.token]
 TAGS = [f"<{slash}{tag}>" for tag in ("think", "information", "answer") for slash in ("", "/")]
 TOGETHER = 16  # prompts
-WORDS = ["What", "do", "customers", "say", "about", "the", "of", "documents", "?", ":", ";", ".", "-", "/", "abcdef"]
+NOTHING = "nothing"
+SENTENCES = 24  # of a list
+WORDS = [
+    NOTHING,
+    "positive",
+    "negative",
+    "What",
+    "do",
+    "customers",
+    "say",
+    "about",
+    "the",
+    "of",
+    "documents",
+    "?",
+    ":",
+    ";",
+    ".",
+    "-",
+    "/",
+    "abcdef",
+]
 
 
 class Stage(Frozen):
-    """Some of the examples. raw: contexts of `least` to `most` reviews, half of which are summarised and half asked
-    about. condensed: contexts of the summaries of at most `clusters` clusters, all asked about."""
+    """Some of the examples. labelled: lists of sentences, each with what it says of what. raw: contexts of `least` to
+    `most` reviews, half of which are summarised and half asked about. condensed: contexts of the summaries of at most
+    `clusters` clusters, all asked about."""
 
+    labelled: int = Field(default=0, ge=0)
     raw: int = Field(default=0, ge=0)
     least: int = Field(default=1, ge=1)
     most: int = Field(default=1, ge=1)
@@ -62,8 +86,8 @@ class Stage(Frozen):
 class ReviewsBaseConfig(LabBaseConfig):
     """World, and the examples, stage by stage.
 
-    First come one or two reviews, from which is learnt what is said of what, and single summaries, from which is learnt
-    to find what belongs to an aspect; then more, over which it is counted; at last all reviews of a product. extracted:
+    First come sentences, from which is learnt what is said of what, and single summaries, from which is learnt to find
+    what belongs to an aspect; then reviews, few of them at first, over which it is counted. extracted:
     share of the contexts of summaries in which reviews stand for summaries. noise: how far the counts of those
     summaries are off, relative to what they count, as those of a model will be.
     """
@@ -74,9 +98,10 @@ class ReviewsBaseConfig(LabBaseConfig):
     context: int = 2048
     batch: int = 12
     stages: tuple[Stage, ...] = (
-        Stage(raw=3000, least=1, most=2, condensed=1500, clusters=1),
-        Stage(raw=6000, least=3, most=8, condensed=4000, clusters=4),
-        Stage(raw=450, least=9, most=75, condensed=1000, clusters=8),
+        Stage(labelled=1000, condensed=2000, clusters=1),
+        Stage(labelled=200, raw=3000, least=1, most=3, condensed=1500, clusters=2),
+        Stage(raw=4500, least=3, most=8, condensed=3000, clusters=4),
+        Stage(raw=1800, least=3, most=75, condensed=3000, clusters=8),
     )
     extracted: float = Field(default=0.2, ge=0, le=1)
     noise: float = Field(default=0.1, ge=0)
@@ -92,7 +117,7 @@ def smoke_config(*, seed: int = 0) -> ReviewsBaseConfig:
     count: for trying code, not for claims."""
     sizes: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "layers": 1, "heads": 2, "batch": 8}
     world = ReviewsConfig(products=8, reviews=12, seed=seed)
-    stages = (Stage(raw=320, most=2), Stage(raw=48, least=3, most=12, condensed=48, clusters=4))
+    stages = (Stage(labelled=40), Stage(raw=320, most=2), Stage(raw=48, least=3, most=12, condensed=48, clusters=4))
     return ReviewsBaseConfig(world=world, seed=seed, stages=stages, gated=False, **sizes)
 
 
@@ -116,12 +141,31 @@ def pretraining_stages(config: ReviewsBaseConfig, tokenizer: Any) -> list[list[E
     rng = np.random.default_rng(derive_seed("reviews base", config.seed))
     stages = [
         [
+            *labelled(stage.labelled, rng),
             *raw(config, stage.raw, stage.least, stage.most, rng),
             *condensed(config, stage.condensed, stage.clusters, rng),
         ]
         for stage in config.stages
     ]
     return [[e for e in encode(stage, tokenizer) if len(e.ids) <= config.context] for stage in stages]
+
+
+def labelled(examples: int, rng: np.random.Generator) -> Iterator[list[Piece]]:
+    """Sentences of reviews, each with the aspect that it speaks of and how: so many at once that it is learnt at the
+    end of a sentence, where counting finds it."""
+    said = [
+        (text, f"{a} {o}")
+        for a, both in WORDINGS.items()
+        for o, texts in zip(("positive", "negative"), both, strict=True)
+        for text in texts
+    ]
+    said += [(text, NOTHING) for text in SMALL_TALK]
+    for _ in range(examples):
+        pieces: list[Piece] = [(BOS, False)]
+        for i in rng.integers(len(said), size=SENTENCES):
+            text, label = said[int(i)]
+            pieces += [(text, False), (label, True)]
+        yield pieces
 
 
 def raw(
@@ -258,8 +302,8 @@ async def measure_gates(
 
 def summary_accuracy(summary: str, reviews: Sequence[Review]) -> float:
     """Of the aspects that reviews mention or their summary speaks of, the share whose verdict is right."""
-    found = {part.split()[0]: " ".join(part.split()[1:3]) for part in summary.split(";") if part.split()}
-    true = {aspect: verdict(*of) for aspect, of in counts(reviews).items() if of[1]}
+    found = {words[0]: words[1] for part in summary.split(";") if len(words := part.split()) > 1}
+    true = {aspect: opinion(*of) for aspect, of in counts(reviews).items() if of[1]}
     spoken = set(true) | (set(found) & set(ASPECTS))
-    hits = sum(aspect in true and found.get(aspect, "").startswith(true[aspect]) for aspect in spoken)
+    hits = sum(aspect in true and found.get(aspect) == true[aspect] for aspect in spoken)
     return hits / len(spoken) if spoken else 1.0

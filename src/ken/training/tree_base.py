@@ -68,11 +68,11 @@ class TreeBaseConfig(LabBaseConfig):
     context: int = 512
     batch: int = 16
     told: int = 24
-    matching: int = 2400
-    ordering: int = 2400
+    matching: int = 5000
+    ordering: int = 5000
     quoting: int = 5000
     splitting: int = 4000
-    chains: int = 5000
+    chains: int = 8000
     reading: int = 8000
     reading_all: int = 3000
     joining: int = 4000
@@ -418,9 +418,15 @@ def _remembered(world: SplitWorld, rng: np.random.Generator, least: int = 1) -> 
     """A question about training entities whose facts are true where they were told, and random where they were not; of
     one fact, or more."""
 
-    def recalled(subject: str, relation: str) -> Fact:
+    def recalled(subject: str, relation: str, *, last: bool = True) -> Fact:
         fact = world.facts[subject, relation]
-        return fact if fact.inside else replace(fact, value=world.some_value(relation, subject, rng))
+        if fact.inside:
+            return fact
+        # Nobody is asked about the last one, so it may be anybody: else a held-out name would be known in the sentences
+        # that tell the facts, and not in a chain, where its second half would be taken from the question.
+        splits = list(world.splits) if last else [world.split_of[subject]]
+        values = [value for split in splits for value in world.values(relation, split) if value != subject]
+        return replace(fact, value=values[int(rng.integers(len(values)))])
 
     entities = world.splits["train"]
     if least == 1 and rng.random() < 0.4:
@@ -435,8 +441,8 @@ def _remembered(world: SplitWorld, rng: np.random.Generator, least: int = 1) -> 
             continue
         walked: list[Fact] = []
         subject = asked.facts[0].subject
-        for fact in asked.facts:
-            walked.append(recalled(subject, fact.relation))
+        for number, fact in enumerate(asked.facts, start=1):
+            walked.append(recalled(subject, fact.relation, last=number == len(asked.facts)))
             subject = walked[-1].value
         if len({fact.subject for fact in walked}) == len(walked):
             return Asked(asked.kind, tuple(walked))
