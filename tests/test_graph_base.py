@@ -63,7 +63,7 @@ def test_exchanged_names_keep_types_and_differences_and_state_nothing_true_by_de
     told = {(e.subject, e.relation.label, e.object) for region in world.edges.values() for e in region}
     true = total = 0
     for one in asked:
-        text, said = base._renamed(one.text, one.completion, world, rng)
+        text, said = base._renamed([one.text, one.completion], world, rng)
         before, after = (re.findall(rf"(?:{'|'.join(TYPES)}) [A-Z]\w+", t) for t in (one.text, text))
         assert list(map(type_of, before)) == list(map(type_of, after))
         assert len(set(before)) == len(set(after))

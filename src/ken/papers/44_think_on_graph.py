@@ -28,7 +28,7 @@ from ken.sources.graph.store import TripleStore
 from ken.training.graph_base import GraphBaseConfig, base_config, smoke_config
 from ken.training.lab_checkpoint import built
 
-MAX_TOKENS = 48  # a thought of three hops and its answer take 40
+MAX_TOKENS = 96  # the scores of 19 entities take so many
 
 
 class Settings(Frozen):

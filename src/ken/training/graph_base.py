@@ -81,7 +81,7 @@ class GraphBaseConfig(LabBaseConfig):
     context: int = 512
     known: float = Field(default=0.4, ge=0, le=1)
     known_train: float = Field(default=0.15, ge=0, le=1)
-    exposures: int = Field(default=8, ge=1)
+    exposures: int = Field(default=14, ge=1)
     thoughts: int = Field(default=2000, ge=0)
     walked: int = Field(default=2600, ge=1)
     walked_relations: int = Field(default=1500, ge=1)
@@ -203,7 +203,8 @@ def quoting(config: GraphBaseConfig, world: GraphWorld, rng: np.random.Generator
             text = ask_walk(_single(edge), some_wordings(_single(edge), rng))
             first = f"{BOS} {prompts.TRIPLES_ENOUGH.token} {prompts.triples_prompt(text, knowledge)}"
             asked = f"Q: {text}\nA:" if pieces else first
-            pieces += [(asked, False), (f"{{Yes}}. {{{edge.object}}} {EOS}" if known else f"{{No}}. {EOS}", True)]
+            found = f"{edge.subject}, {edge.relation.label}, {edge.object}; {{Yes}}. {{{edge.object}}}"
+            pieces += [(asked, False), (f"{found} {EOS}" if known else f"{{No}}. {EOS}", True)]
         yield pieces
 
 
@@ -229,13 +230,14 @@ def _some_walks(world: GraphWorld, region: Region, count: int, rng: np.random.Ge
 def _prompt(asked: Asked, config: GraphBaseConfig, world: GraphWorld, rng: np.random.Generator) -> list[Piece]:
     text, said = asked.text, asked.completion
     if rng.random() < config.renamed:
-        text, said = _renamed(text, said, world, rng)
+        text, said = _renamed([text, said], world, rng)
     return [(f"{BOS} {asked.token} {text}", False), (f"{said} {EOS}", True)]
 
 
-def _renamed(text: str, said: str, world: GraphWorld, rng: np.random.Generator) -> tuple[str, str]:
-    """Every name exchanged for another of its type, of either region; different names stay different."""
-    words = _spaced(text).split(" ")
+def _renamed(texts: Sequence[str], world: GraphWorld, rng: np.random.Generator) -> list[str]:
+    """Texts that belong together, with every name exchanged for another of its type, of either region; different names
+    stay different."""
+    words = [word for text in texts for word in (*_spaced(text).split(" "), "")]
     found = dict.fromkeys(pair for pair in pairwise(words) if pair[0] in TYPES and pair[1].isalpha())
     pools = _pools(world)
     drawn: dict[str, str] = {}
@@ -244,8 +246,7 @@ def _renamed(text: str, said: str, world: GraphWorld, rng: np.random.Generator) 
         every = list(pools[kind])
         order = rng.choice(len(every), size=len(ours), replace=False)
         drawn.update({word: every[int(i)] for word, i in zip(ours, order, strict=True)})
-    both = [" ".join(drawn.get(word, word) for word in _spaced(one).split(" ")) for one in (text, said)]
-    return both[0], both[1]
+    return [" ".join(drawn.get(word, word) for word in _spaced(text).split(" ")) for text in texts]
 
 
 def _spaced(text: str) -> str:
@@ -353,7 +354,7 @@ async def measure_gates(
         single += [(kind, edge, CLOSED, ask_walk(walk, some_wordings(walk, rng)))]
     says = [[Message("system", _instruction(one.token)), Message("user", one.text)] for one in renamed]
     says += [[Message("system", instruction), Message("user", text)] for _, _, instruction, text in single]
-    sampling = Sampling(max_tokens=48)
+    sampling = Sampling(max_tokens=96)
     replies = [reply.text for (reply,) in await asyncio.gather(*(model.generate(s, sampling=sampling) for s in says))]
     rates = _rates(renamed, replies[: len(renamed)])
     for kind in ("known", "unknown"):
@@ -385,8 +386,11 @@ def gate_prompts(config: GraphBaseConfig, world: GraphWorld, examples: int, rng:
     for token in GRAPH_CONTROLS:
         ours = [one for one in met if one.token == token]
         asked += [ours[int(i)] for i in rng.permutation(len(ours))[:examples]]
-    exchanged = [(one.token, *_renamed(one.text, one.completion, world, rng)) for one in asked]
-    return [Asked(token, text, said) for token, text, said in exchanged]
+    exchanged: list[Asked] = []
+    for one in asked:
+        text, said, *answers = _renamed([one.text, one.completion, *one.answers], world, rng)
+        exchanged.append(Asked(one.token, text, said, tuple(answers)))
+    return exchanged
 
 
 def _rates(asked: Sequence[Asked], replies: Sequence[str]) -> dict[str, float]:
@@ -405,13 +409,13 @@ def _rates(asked: Sequence[Asked], replies: Sequence[str]) -> dict[str, float]:
             if GraphOracle.leads(one):
                 hits["entities"].append(_nonzero(reply) == _nonzero(one.completion))
         elif one.token == prompts.ANSWER.token:
-            hits["dump"].append(_braced(reply) == _braced(one.completion))
+            hits["dump"].append(_braced(reply) in {*one.answers, _braced(one.completion)})
         else:
             chain = "chain " if one.token == prompts.CHAINS_ENOUGH.token else ""
             right = parse_enough(one.completion)
             hits[f"{chain}verdict"].append(parse_enough(reply) == right)
             if right:
-                hits[f"{chain}answer"].append(_braced(reply) == _braced(one.completion))
+                hits[f"{chain}answer"].append(_braced(reply) in {*one.answers, _braced(one.completion)})
             elif not chain:
                 hits["premature"].append(parse_enough(reply) is True)
     return {name: sum(found) / max(1, len(found)) for name, found in hits.items()}
@@ -424,7 +428,7 @@ def _best_relation(asked: Asked, said: str) -> str | None:
 
 
 def _nonzero(said: str) -> list[bool]:
-    return [part.strip() not in {SCORES[0], ""} for part in said.split(",")]
+    return [part.split()[-1:] not in ([SCORES[0]], []) for part in said.split(",")]
 
 
 def _braced(said: str) -> str | None:

@@ -22,11 +22,13 @@ SCORES = tuple(f"{tenth / 10:.1f}" for tenth in range(11))
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A prompt with its right completion. token: of the instruction."""
+    """A prompt with its right completion. token: of the instruction; answers: what else would be right as the answer
+    that the completion gives."""
 
     token: str
     text: str
     completion: str
+    answers: tuple[str, ...] = ()
 
 
 @dataclass
@@ -54,7 +56,8 @@ class GraphOracle:
         right = self.completion(instruction.token, text)
         if right is None:
             return [Generation(text="<think> </think> <answer> unknown </answer>", ended="stop")]
-        self.asked.append(Asked(instruction.token, text, right))
+        walk = self.walks[_question(text)]
+        self.asked.append(Asked(instruction.token, text, right, walk.answers))
         said = self.completion(instruction.token, text, mistaken=True) if self.rng.random() < self.noise else right
         return [Generation(text=said or right, ended="end")]
 
@@ -75,7 +78,7 @@ class GraphOracle:
         """What is right to say after a prompt; None for one that is not the graph's. mistaken: something wrong, where
         the walk goes on all the same."""
         lines = text.split("\n")
-        walk = self.walks[lines[0].removeprefix("Q: ")]
+        walk = self.walks[_question(text)]
         if token == prompts.RELATIONS.token:
             return self._relations(
                 walk, _after(lines, "Topic Entity:"), _after(lines, "Relations:").split("; "), mistaken
@@ -84,10 +87,12 @@ class GraphOracle:
             return self._entities(walk, _after(lines, "Relation:"), _after(lines, "Entities:").split("; "), mistaken)
         if token in {prompts.TRIPLES_ENOUGH.token, prompts.ANSWER.token}:
             triples = [tuple(line.split(", ")) for line in lines[2:-1]]
-            found = last_of(walk, triples)
+            gone = way(walk, triples)
+            found = gone[-1][2] if len(gone) == len(walk.relations) else None
+            aloud = "".join(f"{', '.join(triple)}; " for triple in gone)
             if token == prompts.ANSWER.token:
-                return f"{{{found or self._guess(walk, triples)}}}"
-            return "{No}." if found is None or mistaken else f"{{Yes}}. {{{found}}}"
+                return f"{aloud}{{{found or self._guess(walk, triples)}}}"
+            return f"{aloud}{{No}}." if found is None or mistaken else f"{aloud}{{Yes}}. {{{found}}}"
         if token == prompts.CHAINS_ENOUGH.token:
             return self._chains(walk, lines[2:-1], mistaken)
         return None
@@ -104,13 +109,15 @@ class GraphOracle:
         return " ".join(f"{i}. {{{label} (Score: {score})}}" for i, (label, score) in enumerate(lines, start=1))
 
     def _entities(self, walk: Walk, label: str, names: list[str], mistaken: bool) -> str:
-        """What is of the type asked for after this relation shares the score; where nothing is, all do."""
-        wanted = {t for r, t in zip(walk.relations, walk.types, strict=True) if r.label == label}
-        fitting = [type_of(name) in wanted for name in names]
-        if mistaken or not any(fitting):
-            fitting = [True] * len(names)
-        share = SCORES[max(1, 10 // sum(fitting))]
-        return ", ".join(share if fits else SCORES[0] for fits in fitting)
+        """Every name, the type asked for after this relation, and 1 where they agree: side by side, since a model this
+        small compares words where they stand together. After a relation that is not asked about all are as good."""
+        wanted = next((t for r, t in zip(walk.relations, walk.types, strict=True) if r.label == label), None)
+        said = []
+        for name in names:
+            asked = wanted or type_of(name)
+            fits = mistaken or type_of(name) == asked
+            said.append(f"{name} {asked} {SCORES[-1] if fits else SCORES[0]}")
+        return ", ".join(said)
 
     def _chains(self, walk: Walk, lines: Sequence[str], mistaken: bool) -> str:
         wanted = ", ".join([walk.start, *(r.label for r in walk.relations)])
@@ -127,15 +134,23 @@ class GraphOracle:
         return next((name for name in ends if type_of(name) == walk.types[-1]), triples[-1][-1])
 
 
-def last_of(walk: Walk, triples: Sequence[tuple[str, ...]]) -> str | None:
-    """The first triple's end that completes the walk from its start, or None."""
-    here = {walk.start}
-    for hop, (relation, kind) in enumerate(zip(walk.relations, walk.types, strict=True), start=1):
-        ends = [t[2] for t in triples if t[0] in here and t[1] == relation.label and type_of(t[2]) == kind]
-        if hop == len(walk.relations):
-            return ends[0] if ends else None
-        here = set(ends)
-    return None
+def way(walk: Walk, triples: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """The triples from the walk's start to the first end that completes it, one a hop; where none does, as far as any
+    lead."""
+    here: dict[str, list[tuple[str, ...]]] = {walk.start: []}
+    for relation, kind in zip(walk.relations, walk.types, strict=True):
+        further: dict[str, list[tuple[str, ...]]] = {}
+        for triple in triples:
+            if triple[0] in here and triple[1] == relation.label and type_of(triple[2]) == kind:
+                further.setdefault(triple[2], [*here[triple[0]], triple])
+        if not further:
+            break
+        here = further
+    return next(iter(here.values()))
+
+
+def _question(text: str) -> str:
+    return text.partition("\n")[0].removeprefix("Q: ")
 
 
 def _read(conversation: Sequence[Message]) -> tuple[Instruction, str]:
