@@ -125,8 +125,8 @@ class GraphOracle:
             chain, _, ends = line.partition(": ")
             answers = [name for name in ends.split("; ") if name in walk.answers]
             if chain == wanted and answers and not mistaken:
-                return f"{{Yes}}. {{{answers[0]}}}"
-        return "{No}."
+                return f"{wanted}: {answers[0]}; {{Yes}}. {{{answers[0]}}}"
+        return f"{wanted}; {{No}}."
 
     def _guess(self, walk: Walk, triples: Sequence[tuple[str, ...]]) -> str:
         """Something of the type asked for among the triples, else where the last one ends."""

@@ -48,6 +48,8 @@ TAGS = [f"<{slash}{tag}>" for tag in ("think", "information", "answer") for slas
 TOGETHER = 16  # prompts
 NOTHING = "nothing"
 SENTENCES = 24  # of a list
+MENTIONS = 25  # of an aspect in a made-up summary, and fewer
+ORDERS = 4
 WORDS = [
     NOTHING,
     "positive",
@@ -71,11 +73,12 @@ WORDS = [
 
 
 class Stage(Frozen):
-    """Some of the examples. labelled: lists of sentences, each with what it says of what. raw: contexts of `least` to
-    `most` reviews, half of which are summarised and half asked about. condensed: contexts of the summaries of at most
-    `clusters` clusters, all asked about."""
+    """Some of the examples. labelled: lists of sentences, each with what it says of what. repeated: summaries, said
+    again in other orders. raw: contexts of `least` to `most` reviews, half of which are summarised and half asked
+    about. condensed: contexts of the summaries of at most `clusters` clusters, all asked about."""
 
     labelled: int = Field(default=0, ge=0)
+    repeated: int = Field(default=0, ge=0)
     raw: int = Field(default=0, ge=0)
     least: int = Field(default=1, ge=1)
     most: int = Field(default=1, ge=1)
@@ -86,10 +89,10 @@ class Stage(Frozen):
 class ReviewsBaseConfig(LabBaseConfig):
     """World, and the examples, stage by stage.
 
-    First come sentences, from which is learnt what is said of what, and single summaries, from which is learnt to find
-    what belongs to an aspect; then reviews, few of them at first, over which it is counted. extracted:
-    share of the contexts of summaries in which reviews stand for summaries. noise: how far the counts of those
-    summaries are off, relative to what they count, as those of a model will be.
+    First come sentences, from which is learnt what is said of what, and single summaries, said again in other orders,
+    from which is learnt to find what belongs to an aspect; then reviews, few of them at first, over which it is
+    counted. extracted: share of the contexts of summaries in which reviews stand for summaries. noise: how far the
+    counts of those summaries are off, relative to what they count, as those of a model will be.
     """
 
     called = "reviews"
@@ -98,8 +101,8 @@ class ReviewsBaseConfig(LabBaseConfig):
     context: int = 2048
     batch: int = 12
     stages: tuple[Stage, ...] = (
-        Stage(labelled=1000, condensed=2000, clusters=1),
-        Stage(labelled=200, raw=3000, least=1, most=3, condensed=1500, clusters=2),
+        Stage(labelled=1000, repeated=2400),
+        Stage(labelled=200, repeated=600, raw=3000, least=1, most=3, condensed=1500, clusters=2),
         Stage(raw=4500, least=3, most=8, condensed=3000, clusters=4),
         Stage(raw=1800, least=3, most=75, condensed=3000, clusters=8),
     )
@@ -117,7 +120,11 @@ def smoke_config(*, seed: int = 0) -> ReviewsBaseConfig:
     count: for trying code, not for claims."""
     sizes: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "layers": 1, "heads": 2, "batch": 8}
     world = ReviewsConfig(products=8, reviews=12, seed=seed)
-    stages = (Stage(labelled=40), Stage(raw=320, most=2), Stage(raw=48, least=3, most=12, condensed=48, clusters=4))
+    stages = (
+        Stage(labelled=40, repeated=40),
+        Stage(raw=320, most=2),
+        Stage(raw=48, least=3, most=12, condensed=48, clusters=4),
+    )
     return ReviewsBaseConfig(world=world, seed=seed, stages=stages, gated=False, **sizes)
 
 
@@ -142,6 +149,7 @@ def pretraining_stages(config: ReviewsBaseConfig, tokenizer: Any) -> list[list[E
     stages = [
         [
             *labelled(stage.labelled, rng),
+            *repeated(stage.repeated, rng),
             *raw(config, stage.raw, stage.least, stage.most, rng),
             *condensed(config, stage.condensed, stage.clusters, rng),
         ]
@@ -166,6 +174,20 @@ def labelled(examples: int, rng: np.random.Generator) -> Iterator[list[Piece]]:
             text, label = said[int(i)]
             pieces += [(text, False), (label, True)]
         yield pieces
+
+
+def repeated(examples: int, rng: np.random.Generator) -> Iterator[list[Piece]]:
+    """Summaries with any counts, which nothing but reading tells, said again in other orders."""
+    for _ in range(examples):
+        found = []
+        for aspect in ASPECTS:
+            of = int(rng.integers(1, MENTIONS))
+            found.append(finding(aspect, int(rng.integers(of + 1)), of))
+
+        def order(found: list[str] = found) -> str:
+            return " ; ".join(found[int(i)] for i in rng.permutation(len(found)))
+
+        yield [(f"{BOS} {order()} .", False), *((f"{order()} .", True) for _ in range(ORDERS))]
 
 
 def raw(
