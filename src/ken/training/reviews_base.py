@@ -49,7 +49,7 @@ TOGETHER = 16  # prompts
 NOTHING = "nothing"
 SENTENCES = 24  # of a list
 MENTIONS = 25  # of an aspect in a made-up summary, and fewer
-ORDERS = 4
+ORDERS = 8
 WORDS = [
     NOTHING,
     "positive",
@@ -73,9 +73,9 @@ WORDS = [
 
 
 class Stage(Frozen):
-    """Some of the examples. labelled: lists of sentences, each with what it says of what. repeated: summaries, said
-    again in other orders. raw: contexts of `least` to `most` reviews, half of which are summarised and half asked
-    about. condensed: contexts of the summaries of at most `clusters` clusters, all asked about."""
+    """Some of the examples. labelled: lists of sentences, each with what it says of what. repeated: summaries, and
+    again in other orders what they think. raw: contexts of `least` to `most` reviews, half of which are summarised and
+    half asked about. condensed: contexts of the summaries of at most `clusters` clusters, all asked about."""
 
     labelled: int = Field(default=0, ge=0)
     repeated: int = Field(default=0, ge=0)
@@ -177,17 +177,18 @@ def labelled(examples: int, rng: np.random.Generator) -> Iterator[list[Piece]]:
 
 
 def repeated(examples: int, rng: np.random.Generator) -> Iterator[list[Piece]]:
-    """Summaries with any counts, which nothing but reading tells, said again in other orders."""
+    """Summaries with any counts, which nothing but reading tells, and in other orders what they think of each aspect;
+    the counts are not said again, since of several that follow the same word a model this small finds any."""
     for _ in range(examples):
-        found = []
-        for aspect in ASPECTS:
-            of = int(rng.integers(1, MENTIONS))
-            found.append(finding(aspect, int(rng.integers(of + 1)), of))
-
-        def order(found: list[str] = found) -> str:
-            return " ; ".join(found[int(i)] for i in rng.permutation(len(found)))
-
-        yield [(f"{BOS} {order()} .", False), *((f"{order()} .", True) for _ in range(ORDERS))]
+        of = rng.integers(1, MENTIONS, size=len(ASPECTS))
+        found = [(aspect, int(rng.integers(n + 1)), int(n)) for aspect, n in zip(ASPECTS, of, strict=True)]
+        shown = " ; ".join(finding(*found[int(i)]) for i in rng.permutation(len(found)))
+        pieces: list[Piece] = [(f"{BOS} {shown} .", False)]
+        for _ in range(ORDERS):
+            for i in rng.permutation(len(found)):
+                aspect, good, n = found[int(i)]
+                pieces += [(aspect, False), (opinion(good, n), True)]
+        yield pieces
 
 
 def raw(
