@@ -34,7 +34,6 @@ from ken.lab.graphworld import (
     GraphWorld,
     GraphWorldConfig,
     Region,
-    Relation,
     Walk,
     ask_walk,
     question,
@@ -83,13 +82,13 @@ class GraphBaseConfig(LabBaseConfig):
     known_train: float = Field(default=0.15, ge=0, le=1)
     exposures: int = Field(default=14, ge=1)
     thoughts: int = Field(default=2000, ge=0)
-    walked: int = Field(default=4400, ge=1)
+    walked: int = Field(default=4000, ge=1)
     walked_relations: int = Field(default=2000, ge=1)
     dumped: int = Field(default=1000, ge=1)
     renamed: float = Field(default=0.7, ge=0, le=1)
     aimless: float = Field(default=0.2, ge=0, le=1)
-    quoting: int = Field(default=5000, ge=0)
-    asked: int = Field(default=4, ge=1)
+    quoting: int = Field(default=6000, ge=0)
+    asked: int = Field(default=6, ge=1)
     noise: float = Field(default=0.1, ge=0, le=1)
     reading_first: float = Field(default=0.4, ge=0, le=1)
 
@@ -183,17 +182,27 @@ def walked_prompts(config: GraphBaseConfig, world: GraphWorld, rng: np.random.Ge
 
 def quoting(config: GraphBaseConfig, world: GraphWorld, rng: np.random.Generator) -> Iterator[list[Piece]]:
     """Made-up triples about any names, as the method shows them, and whether they answer questions of one hop; a
-    quarter of the questions they do not."""
+    quarter of the questions they do not. Many share a relation or an entity, so that it takes both to find an end."""
     pools = {kind: list(_pools(world)[kind]) for kind in TYPES}
 
-    def draw(relation: Relation) -> Edge:
-        ends = (relation.domain, relation.range[int(rng.integers(len(relation.range)))])
-        subject, object_ = (f"{kind} {pools[kind][int(rng.integers(len(pools[kind])))]}" for kind in ends)
-        return Edge(subject, relation, object_)
+    def draw(told: Sequence[Edge]) -> Edge:
+        taken = {(edge.subject, edge.relation.label) for edge in told}
+        while True:
+            like = told[int(rng.integers(len(told)))].relation if told and rng.random() < 0.5 else None
+            relation = like or RELATIONS[int(rng.integers(len(RELATIONS)))]
+            ends = (relation.domain, relation.range[int(rng.integers(len(relation.range)))])
+            subject, object_ = (f"{kind} {pools[kind][int(rng.integers(len(pools[kind])))]}" for kind in ends)
+            near = [n for edge in told for n in (edge.subject, edge.object) if type_of(n) == relation.domain]
+            if near and rng.random() < 0.5:
+                subject = near[int(rng.integers(len(near)))]
+            if (subject, relation.label) not in taken and subject != object_:
+                return Edge(subject, relation, object_)
 
     for _ in range(config.quoting):
         count = int(rng.integers(2, 8))
-        edges = [draw(RELATIONS[int(i)]) for i in rng.permutation(len(RELATIONS))[: count + 2]]
+        edges: list[Edge] = []
+        for _ in range(count + 2):
+            edges.append(draw(edges))
         told, missing = edges[:count], edges[count:]
         knowledge = prompts.triple_lines([edge.triple for edge in told], {})
         pieces: list[Piece] = []
