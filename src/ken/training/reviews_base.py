@@ -101,10 +101,11 @@ class ReviewsBaseConfig(LabBaseConfig):
     context: int = 2048
     batch: int = 12
     stages: tuple[Stage, ...] = (
-        Stage(labelled=1000, repeated=2400),
-        Stage(labelled=200, repeated=600, raw=3000, least=1, most=3, condensed=1500, clusters=2),
+        Stage(repeated=8500),  # found after 7,500, and all at once
+        Stage(labelled=1000, repeated=500),
+        Stage(labelled=200, raw=3000, least=1, most=3, condensed=1500, clusters=2),
         Stage(raw=4500, least=3, most=8, condensed=3000, clusters=4),
-        Stage(raw=1800, least=3, most=75, condensed=3000, clusters=8),
+        Stage(raw=1500, least=3, most=75, condensed=3000, clusters=8),
     )
     extracted: float = Field(default=0.2, ge=0, le=1)
     noise: float = Field(default=0.1, ge=0)
