@@ -78,6 +78,7 @@ class GraphBaseConfig(LabBaseConfig):
 
     world: GraphWorldConfig = GraphWorldConfig()
     context: int = 512
+    batch: int = 16  # copying forms by steps, not by examples
     known: float = Field(default=0.4, ge=0, le=1)
     known_train: float = Field(default=0.15, ge=0, le=1)
     exposures: int = Field(default=14, ge=1)
@@ -87,7 +88,7 @@ class GraphBaseConfig(LabBaseConfig):
     dumped: int = Field(default=1000, ge=1)
     renamed: float = Field(default=0.7, ge=0, le=1)
     aimless: float = Field(default=0.2, ge=0, le=1)
-    quoting: int = Field(default=6000, ge=0)
+    quoting: int = Field(default=8000, ge=0)
     asked: int = Field(default=6, ge=1)
     noise: float = Field(default=0.1, ge=0, le=1)
     reading_first: float = Field(default=0.4, ge=0, le=1)
