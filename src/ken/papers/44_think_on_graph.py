@@ -336,7 +336,8 @@ paper = Paper(
         "lead to, keeps the best, and says when the triples so far suffice; if they never do, it answers from what it "
         "knows, and says so. Here two models of one and one and a half million parameters, which know 40 and 70% of a "
         "graph of 300 typed entities and were taught the method's prompts on another region of the world, walk the "
-        "region they were not taught; the paper's are prompted chat models on Freebase and Wikidata."
+        "region they were not taught; the paper's are prompted chat models on Freebase and Wikidata. Of what a walk "
+        "found they read two answers in three: the gate on that was lowered from 0.7 to 0.55 before any claim was seen."
     ),
     full=Settings(),
     smoke=Settings(small=smoke_config("S"), large=smoke_config("L"), counts=(4, 4, 4), samples=2, edits=4),
