@@ -17,6 +17,7 @@ from running import ken_serve, running
 from typer.testing import CliRunner
 
 from ken.core import BadInput
+from ken.core.errors import KenError
 from ken.models.scripted import ScriptedModel
 from ken.serving.access import Access, check_host, is_loopback
 from ken.serving.keys import COOKIE, COOKIE_SECONDS, Keys
@@ -235,6 +236,14 @@ def test_the_command_takes_keys_from_the_environment_and_says_when_there_are_non
         (["--request-timeout", "0"], "more than 0"),
         (["--max-request", "0"], "--max-request"),
         (["--index", "=x"], "--index"),
+        (["--index", ".."], "--index NAME=DIR"),
+        (["--index", "..=index"], "--index NAME=DIR"),
+        (["--index", "../x=index"], "there is no index at ../x=index"),
+        (["--index", "people=nope"], "there is no index at nope"),
+        (["--index", "people=thesis"], "is not a Ken index"),
+        (["--index", "a=index", "--index", "a=index"], "two indexes are called 'a'"),
+        (["--data", "file"], "--data file cannot be written"),
+        (["--data", "file/below"], "--data file/below cannot be written"),
         (["--model", "nonsense"], "is not a model"),
         (["--host", "999.1.1.1", "--api-key", KEY], "cannot listen"),
     ],
@@ -247,9 +256,19 @@ def test_options_that_cannot_work_end_with_a_sentence(
     if not app.app.registered_groups:
         app._assemble()
     monkeypatch.chdir(tmp_path)
+    capitals.build_index(tmp_path / "index")
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "main.tex").touch()
+    (tmp_path / "file").touch()
     done = CliRunner().invoke(app.app, ["serve", *options])
-    assert isinstance(done.exception, BadInput)
+    assert isinstance(done.exception, KenError)
     assert says in str(done.exception)
+
+
+def test_a_temperature_that_no_client_could_ask_for_is_refused(tmp_path: Path) -> None:
+    done = capitals.run_ken("serve", "--temperature", 9, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "'--temperature': Input should be less than or equal to 2" in done.stderr
 
 
 def test_the_key_of_the_model_in_the_settings_is_not_one_for_clients(tmp_path: Path) -> None:
