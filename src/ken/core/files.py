@@ -37,7 +37,7 @@ def lock_file(handle: int) -> None:
 
 
 def try_lock_file(handle: int) -> bool:
-    """Have an open file for this process alone until it is closed, however that comes about; False when another has it."""
+    """Have an open file for this process alone until it is closed, or see at once that another has it: False."""
     try:
         if os.name == "nt":
             import msvcrt
