@@ -212,6 +212,33 @@ def test_texts_are_logged_when_asked_for(upstream: FaultyServer, tmp_path: Path)
         assert (line["question"], line["answer"]) == (KENYA, "Nairobi")
 
 
+@pytest.mark.parametrize("log_texts", [False, True])
+def test_what_an_upstream_says_of_its_failure_is_in_the_log_only_with_the_texts(
+    index: Path, tmp_path: Path, log_texts: bool
+) -> None:
+    """It may repeat the question: cut, in other letters, or inside of the prompt."""
+
+    def plan(number: int, payload: dict[str, Any]) -> Any:
+        if "<assessment>" in str(payload):
+            return Answer("Hm. <assessment>no</assessment>")
+        return Status(422, {"error": {"message": "I will not say THE CAPITAL OF KEN"}})
+
+    with FaultyServer(plan) as upstream:
+        arguments = ("--model", "openai/m", "--base-url", upstream.base_url, "--index", index)
+        with ken_serve(*arguments, *["--log-texts"][:log_texts], folder=tmp_path) as served:
+            assert post(served.address, model="ken/direct").status_code == 502
+            assert post(served.address, model="ken/direct", stream=True).status_code == 502
+            assert "THE CAPITAL" in post(served.address, stream=True).text, "in mid-stream"
+            assert httpx.post(f"{served.address}/v1/ask", json={"question": KENYA}).status_code == 502
+            served.end()
+        lines = [json.loads(line) for line in served.log.splitlines()]
+        assert ["CAPITAL" in line.get("message", "") for line in lines] == [log_texts] * 4
+        assert ("capital" in served.log.lower()) == log_texts
+        assert [line["status"] for line in lines] == [502, 502, 200, 502]
+        assert {(line["error"], line["upstream_status"]) for line in lines} == {("upstream_error", 422)}
+        assert [line["model"] for line in lines] == ["ken/direct", "ken/direct", "ken/adaptive", "openai/m"]
+
+
 # --- what a conversation asks ---
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -173,7 +174,7 @@ def wants_page(path: str, accept: str) -> bool:
 def error_response(request: Request, error: BaseException) -> Response:
     """The reply to a request that failed."""
     found = as_api_error(error)
-    _note(request, found)
+    note(request, found)
     if wants_page(request.url.path, request.headers.get("accept", "")):
         from ken.serving.web.pages import page
 
@@ -193,14 +194,17 @@ def error_response(request: Request, error: BaseException) -> Response:
     return reply
 
 
-def _note(request: Request, error: ApiError) -> None:
-    """What the log says of it: of a client's mistakes the kind, of others' failures the sentence."""
+def note(request: Request, error: ApiError) -> None:
+    """What the log says of it: the kind, and of the server's own failures the sentence. What a model or an index says
+    of a failure may hold what it was asked, in whatever form; of that only its status."""
     fields, texts = getattr(request.state, "log", {}), getattr(request.state, "log_texts", {})
     fields["error"] = error.code or _type(error.status)
-    if error.status >= 500:
-        fields["message"] = error.message
-        if question := texts.get("question"):  # a server may repeat what it was asked
-            fields["message"] = error.message.replace(question, "…")
+    if error.code != "upstream_error":
+        fields |= {"message": error.message} if error.status >= 500 else {}
+        return
+    texts["message"] = error.message
+    if answered := re.search(r" answered (\d{3})\b", error.message):
+        fields["upstream_status"] = int(answered[1])
 
 
 def handle_errors(app: FastAPI) -> None:
