@@ -16,6 +16,7 @@ import httpx
 import openai
 import pytest
 from faulty_server import Answer, FaultyServer, Status
+from pydantic import BaseModel, ValidationError
 from running import ken_serve, running
 
 import ken.serving
@@ -485,16 +486,22 @@ def test_a_score_that_is_no_number_is_none() -> None:
 
 
 def test_replies_are_what_the_document_says(url: str) -> None:
-    ChatCompletion.model_validate(post(url, messages=user(EGYPT), ken={"citations": True}).json(), strict=True)
+    replied = post(url, messages=user(EGYPT), ken={"citations": True}).json()
+    ChatCompletion.model_validate(replied, strict=True)
+    with pytest.raises(ValidationError, match="Extra inputs"):
+        ChatCompletion.model_validate({**replied, "ken": {**replied["ken"], "more": 1}})
     document = httpx.get(f"{url}/openapi.json").json()
     assert {"/v1/chat/completions", "/v1/models", "/v1/ask", "/healthz", "/metrics"} <= set(document["paths"])
-    fields = document["components"]["schemas"]["ChatCompletion"]["properties"]
-    assert "ken" in fields
+    described = document["components"]["schemas"]
+    for name, value in (("DecisionInfo", replied["ken"]["decision"]), ("UsageInfo", replied["ken"]["usage"])):
+        assert set(described[name]["properties"]) == set(value), "what is sent is what is described"
+
+
+PAGE = (Path(__file__).parents[1] / "docs" / "serve.md").read_text(encoding="utf-8")
 
 
 def test_the_example_of_the_documentation_runs(index: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    page = (Path(__file__).parents[1] / "docs" / "serve.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    (code,) = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 
     def reply(prompt: str) -> str:
         return "sure <assessment>yes</assessment>" if "<assessment>" in prompt else "<answer>Hekloumom</answer>"
@@ -507,15 +514,53 @@ def test_the_example_of_the_documentation_runs(index: Path, capsys: pytest.Captu
     assert "'knows': True" in said[1]
 
 
+def shape(value: Any) -> Any:
+    """The names of a reply, and what is below them."""
+    if isinstance(value, dict):
+        return {name: shape(below) for name, below in value.items()}
+    return [shape(below) for below in value] if isinstance(value, list) else None
+
+
+def test_curl_gets_what_the_documentation_shows(tmp_path: Path) -> None:
+    """The same request, but for the world: names, numbers of searches and passages, and all that stands below them."""
+    (request,) = re.findall(r"-d '(\{\n.*?\})'\n```", PAGE, re.DOTALL)
+    (shown,) = re.findall(r"^```json\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    text = "Pojouwes: birthplace Tadroun, employer Hekloumom, school Priproudro, sponsor Veidoukloum."
+
+    def reply(prompt: str) -> str:
+        if "<assessment>" in prompt:
+            return "employer Draror <assessment>no</assessment>"
+        known = "<think>employer Dregrei</think><search>employer of Pojouwes</search>"
+        return "<think>employer Hekloumom</think><answer>Hekloumom</answer>" if text in prompt else known
+
+    people = ken.Index.build([Passage(id="pojouwes", title="Pojouwes", text=text)], tmp_path / "people").path
+    service, _ = scripted(reply, indexes={"people": people})
+    with running(service) as url:
+        headers = {"Content-Type": "application/json"}
+        replied = httpx.post(f"{url}/v1/chat/completions", content=request, headers=headers).json()
+    ChatCompletion.model_validate_json(shown, strict=True)
+    shown = json.loads(shown)
+    assert shape(replied) == shape(shown)
+    assert replied["choices"] == shown["choices"]
+    assert [replied["ken"][name] for name in ("question", "citations")] == [
+        shown["ken"][name] for name in ("question", "citations")
+    ]
+
+
+def fields(kind: type[BaseModel]) -> set[str]:
+    """The names of a model's fields, and of those of the models in them."""
+    found = set(kind.model_fields)
+    for definition in kind.model_json_schema().get("$defs", {}).values():
+        found |= set(definition.get("properties", ()))
+    return found
+
+
 def test_the_documentation_names_every_error_and_every_field() -> None:
-    page = (Path(__file__).parents[1] / "docs" / "serve.md").read_text(encoding="utf-8")
     source = Path(ken.serving.__file__).parent
     files = [
         source / f"{name}.py" for name in ("errors", "access", "completion", "chat_stream", "openai_api", "bodies")
     ]
     codes = set(re.findall(r"code ?= ?\"(\w+)\"", "".join(file.read_text(encoding="utf-8") for file in files)))
     assert "server_busy" in codes
-    assert [code for code in codes - {"internal_error", "failed"} if f"`{code}`" not in page] == []
-    assert [
-        name for name in KenInfo.model_fields if f"`{name}`" not in page and name not in {"strategy", "model"}
-    ] == []
+    assert [code for code in codes - {"internal_error", "failed"} if f"`{code}`" not in PAGE] == []
+    assert [name for name in fields(KenInfo) if f"`{name}`" not in PAGE] == []
