@@ -18,6 +18,7 @@ import pytest
 from faulty_server import Answer, FaultyServer, Status
 from pydantic import BaseModel, ValidationError
 from running import ken_serve, running
+from tiny_models import byte_level_tokenizer, write_model
 
 import ken.serving
 from ken.core import Observation, Passage, Trajectory
@@ -443,6 +444,49 @@ def test_an_upstream_that_fails_in_mid_stream_ends_the_stream_with_an_error(inde
                 list(chunks)
             raw = post(url, stream=True).text
             assert "[DONE]" not in raw
+
+
+LONG = "Why? " * 2000
+
+
+def too_long(url: str, **body: Any) -> list[dict[str, Any]]:
+    """The errors of a question that is too long for a model, in all three ways to ask it."""
+    asked = {"messages": user(LONG), **body}
+    strategy = asked.get("model", "ken/adaptive").removeprefix("ken/")
+    ways = [post(url, **asked), post(url, **asked, stream=True)]
+    ways.append(httpx.post(f"{url}/v1/ask", json={"question": LONG, "strategy": strategy}))
+    assert [reply.status_code for reply in ways] == [400, 400, 400]
+    errors = [reply.json()["error"] for reply in ways]
+    assert [error["param"] for error in errors] == ["messages", "messages", "question"]
+    assert {error["code"] for error in errors} == {"context_length_exceeded"}
+    return errors
+
+
+def test_a_question_too_long_for_a_served_model_is_400_and_to_be_shortened(index: Path) -> None:
+    said = "This model's maximum context length is 4096 tokens. However, your messages resulted in 6012 tokens."
+
+    def plan(number: int, payload: dict[str, Any]) -> Any:
+        long = len(str(payload)) > 9000
+        return Status(400, {"error": {"message": said}}) if long else Answer("I would rather not.")
+
+    with FaultyServer(plan) as upstream:
+        model = EndpointModel("m", base_url=upstream.base_url)
+        with running(Service([model], indexes={"capitals": index})) as url:
+            for error in too_long(url):
+                assert error["message"].endswith("resulted in 6012 tokens.); shorten the question")
+            read = post(url, model="ken/rag", messages=user(LONG))
+            assert (read.status_code, read.json()["error"]["code"]) == (400, "context_length_exceeded")
+            assert read.json()["error"]["message"].endswith("; use fewer passages, or shorten the question")
+
+
+def test_a_question_too_long_for_a_local_model_is_400_and_to_be_shortened(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="local models need torch; install with: pip install 'ken[lab]'")
+    from ken.models.local import LocalModel
+
+    model = LocalModel(write_model(tmp_path, byte_level_tokenizer()))
+    with running(Service([model])) as url:
+        for error in too_long(url, model="ken/direct"):
+            assert re.search(r"has \d+ tokens, .* takes fewer than 1024; shorten the question$", error["message"])
 
 
 def test_a_model_that_gives_no_answer_is_an_error_that_says_what_to_try() -> None:

@@ -24,6 +24,7 @@ class Failure(Exception):
 
     passing: asking again may help. retry_after: seconds that the server asks to wait first. unreachable: there was no
     connection.
+    too_long: the server cannot take as long a prompt.
     rejected: the body of a reply that calls the request wrong, in which a parameter may be named.
     """
 
@@ -35,6 +36,7 @@ class Failure(Exception):
         passing: bool = True,
         retry_after: float | None = None,
         unreachable: bool = False,
+        too_long: bool = False,
         rejected: bytes = b"",
     ) -> None:
         super().__init__(problem)
@@ -42,6 +44,7 @@ class Failure(Exception):
         self.passing = passing
         self.retry_after = retry_after
         self.unreachable = unreachable
+        self.too_long = too_long
         self.rejected = rejected
 
 
@@ -92,12 +95,13 @@ def of_status(status: int, headers: Mapping[str, str], body: bytes, model: str, 
         403: f"this API key may not use {model}; check its permissions and the model name",
         404: f"check the model name {model!r} and the base URL (most end in /v1)",
         405: "check the base URL (most end in /v1)",
-        413: "the prompt is too long for this server; show fewer passages",
     }
     remedy = remedies.get(status, "check the model name and the options of this run")
-    if status == 400 and _about_length(said):
-        remedy = "the prompt is too long for this model; show fewer passages or lower max_tokens"
-    return Failure(answer, remedy, passing=False, rejected=body if status in {400, 422} else b"")
+    about_length = status == 413 or (status == 400 and _about_length(said))
+    if about_length and (too_many := re.search(r"max_(completion_)?tokens", said)):  # what is asked may be short
+        remedy = f"lower {too_many[0]}, or use fewer passages"
+    too_long = about_length and not too_many
+    return Failure(answer, remedy, passing=False, too_long=too_long, rejected=body if status in {400, 422} else b"")
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
