@@ -500,6 +500,16 @@ def test_a_model_that_gives_no_answer_is_an_error_that_says_what_to_try() -> Non
             assert body["ken"]["malformed"] == 2
 
 
+def test_a_blank_answer_is_none_unless_a_stop_string_made_it_so(index: Path) -> None:
+    service, _ = scripted(lambda _: "<answer>Paris</answer>", indexes={"capitals": index})
+    with running(service) as url:
+        for stream in (False, True):
+            whole = post(url, model="ken/tree", stream=stream)  # which can read nothing of what this model writes
+            body = whole.json() if not stream else json.loads(whole.text.split("\n\n")[-2].removeprefix("data: "))
+            assert body["error"]["code"] == "no_answer"
+        assert post(url, model="ken/direct", stop="Pa").json()["choices"][0]["message"]["content"] == ""
+
+
 def test_an_answer_that_was_cut_off_and_changed_ends_the_stream_with_an_error() -> None:
     replies = iter(["<answer>Lyon is the one", "<answer>Paris</answer>"])
     service, _ = scripted(lambda _: next(replies))

@@ -37,17 +37,17 @@ def completion(body: ChatRequest, trajectory: Trajectory) -> dict[str, Any]:
 
 
 def answered(trajectory: Trajectory) -> str:
-    """The answer. Raises `ApiError` when there is none."""
+    """The answer. Raises `ApiError` when there is none, or nothing in it."""
     if trajectory.error:
         raise failed(trajectory, ken=ken_info(trajectory, (), error=trajectory.error), param="messages")
-    if trajectory.answer is None:
+    if not (trajectory.answer or "").strip():
         problem = (
             "the model gave no answer in the form that the strategy asks for; raise max_tokens, use another strategy, "
             "or a model that follows instructions better"
         )
         told = ken_info(trajectory, (), error=problem)
         raise ApiError(502, problem, code="no_answer", headers=NO_RETRY, extra={"ken": told})
-    return trajectory.answer
+    return trajectory.answer or ""
 
 
 def failed(trajectory: Trajectory, /, *, param: str, **extra: Any) -> ApiError:
@@ -106,7 +106,7 @@ def summary(trajectory: Trajectory) -> dict[str, Any]:
     decision, usage = trajectory.decision, trajectory.usage
     return {
         "knows": decision.knows if decision else None,
-        "answered": trajectory.answer is not None,
+        "answered": bool((trajectory.answer or "").strip()),
         "searches": usage.search_calls,
         "model_calls": usage.model_calls,
         "prompt_tokens": usage.prompt_tokens,
