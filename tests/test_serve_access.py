@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import socket
@@ -21,7 +22,7 @@ from ken.core.errors import KenError
 from ken.models.scripted import ScriptedModel
 from ken.serving.access import Access, check_host, is_loopback
 from ken.serving.keys import COOKIE, COOKIE_SECONDS, Keys
-from ken.serving.limits import RateLimit
+from ken.serving.limits import RateLimit, limited
 from ken.serving.service import Service
 
 KEY, OTHER = "the-first-key", "another-key-of-ours"
@@ -312,6 +313,39 @@ def test_a_body_without_an_end_is_cut_off_at_the_limit() -> None:
             for _ in range(11):
                 client.sendall(b"64\r\n" + b"x" * 100 + b"\r\n")
             assert b"413" in client.recv(200)
+
+
+@pytest.mark.parametrize("path", ["/v1/ask", "/ask/indexes"])
+def test_a_body_that_does_not_arrive_is_not_waited_for(path: str) -> None:
+    with running(service(), access=Access(seconds=0.2)) as url:
+        host, port = url.removeprefix("http://").split(":")
+        kind = "application/json" if path == "/v1/ask" else "multipart/form-data; boundary=x"
+        with socket.create_connection((host, int(port)), timeout=30) as client:
+            head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: 99\r\n\r\n"
+            client.sendall(head.encode() + b"--x")
+            with client.makefile("rb") as reply:
+                said = reply.read()  # to the end, which the server makes
+        assert said.startswith(b"HTTP/1.1 408 ")
+        assert b'"code":"request_timeout"' in said
+        assert ask(url).status_code == 200
+
+
+def test_the_time_for_a_body_does_not_end_a_question_that_takes_longer() -> None:
+    async def run() -> None:
+        messages = iter([{"type": "http.request", "body": b"{}"}, {"type": "http.disconnect"}])
+        told = asyncio.Event()
+
+        async def receive() -> dict[str, Any]:
+            message = next(messages)
+            if message["type"] == "http.disconnect":
+                asyncio.get_running_loop().call_later(0.05, told.set)
+                await told.wait()
+            return message
+
+        counted = limited(receive, 10, 0.02)
+        assert [(await counted())["type"] for _ in range(2)] == ["http.request", "http.disconnect"]
+
+    asyncio.run(run())
 
 
 def test_more_requests_than_the_rate_are_told_when_to_come_back() -> None:

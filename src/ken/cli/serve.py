@@ -38,7 +38,10 @@ def serve(  # noqa: PLR0917 (typer reads the options from the signature)
         int, typer.Option(min=0, help="Questions that may wait for their turn; more are refused with status 429.")
     ] = 400,
     request_timeout: Annotated[
-        float, typer.Option(metavar="SECONDS", help="The longest that a question may take, waiting included.")
+        float,
+        typer.Option(
+            metavar="SECONDS", help="The longest for a question, waiting included, and for a request to arrive."
+        ),
     ] = 300.0,
     max_request: Annotated[float, typer.Option(metavar="MB", help="The largest request, in MiB.")] = 1.0,
     max_upload: Annotated[float, typer.Option(metavar="MB", help="The largest upload of files, in MiB.")] = 256.0,
@@ -85,6 +88,7 @@ def serve(  # noqa: PLR0917 (typer reads the options from the signature)
         rate=rate,
         request_bytes=int(max_request * MEBIBYTE),
         upload_bytes=int((max_upload + 1) * MEBIBYTE),
+        seconds=request_timeout,
     )
     given = options.given(
         base_url=base_url,

@@ -30,10 +30,10 @@ async def ask(request: Request, asked: Annotated[Ask, Depends(body_of(Ask))]) ->
     """The full trajectory: steps, segments, usage; as in the files of `ken audit`. One that ended without an answer has
     no step of the kind `answer`."""
     service: Service = request.app.state.service
-    request.state.log |= {"strategy": asked.strategy, "model": service.model(asked.model).spec}
+    request.state.log |= {"strategy": asked.strategy}
     request.state.log_texts["question"] = asked.question
     trajectory = await while_there(request, service.attempt(asked))
-    request.state.log |= summary(trajectory)
+    request.state.log |= {"model": trajectory.model, **summary(trajectory)}
     request.state.log_texts["answer"] = trajectory.answer
     if trajectory.error:
         raise failed(trajectory, trajectory=trajectory.model_dump(mode="json"), param="question")

@@ -148,7 +148,7 @@ def _of_http(error: HTTPException) -> ApiError:
     }
     standard = HTTPStatus(error.status_code).phrase
     said = error.detail if isinstance(error.detail, str) and error.detail != standard else ""
-    codes = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
+    codes = {404: "not_found", 405: "method_not_allowed", 408: "request_timeout", 413: "request_too_large"}
     return ApiError(
         error.status_code,
         said or sentences.get(error.status_code, standard.lower()),
