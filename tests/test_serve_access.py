@@ -246,6 +246,7 @@ def test_the_command_takes_keys_from_the_environment_and_says_when_there_are_non
         (["--data", "file"], "--data file cannot be written"),
         (["--data", "file/below"], "--data file/below cannot be written"),
         (["--model", "nonsense"], "is not a model"),
+        (["--model", "openai/m"], "set OPENAI_API_KEY or pass --api-key (--upstream-key where clients have keys"),
         (["--host", "999.1.1.1", "--api-key", KEY], "cannot listen"),
     ],
 )
@@ -257,6 +258,8 @@ def test_options_that_cannot_work_end_with_a_sentence(
     if not app.app.registered_groups:
         app._assemble()
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     capitals.build_index(tmp_path / "index")
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "main.tex").touch()

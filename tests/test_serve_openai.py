@@ -312,6 +312,33 @@ def test_the_index_is_chosen_by_name(url: str) -> None:
     refused = post(url, ken={"index": "../capitals"})
     assert refused.status_code == 400
     assert "it has capitals, again" in refused.json()["error"]["message"]
+    assert refused.json()["error"]["param"] == "ken.index"
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "code", "param", "says"),
+    [
+        ({"strategy": "x"}, 400, "invalid_value", "strategy", "it has direct, "),
+        ({"index": "x"}, 400, "invalid_value", "index", "it has capitals, again"),
+        ({"model": "x"}, 404, "model_not_found", "model", "it has openai/first, openai/second"),
+        ({"history": [{"answer": "a"}]}, 400, "missing_required_parameter", "history[0].query", "is missing; add it"),
+        (
+            {"history": [{"query": "q", "answer": "a"}] * 201},
+            400,
+            "invalid_value",
+            "history",
+            "at most 200 items, not 201",
+        ),
+        ({"question": None}, 400, "invalid_value", "question", "valid string"),
+    ],
+)
+def test_what_is_wrong_with_a_question_of_ken_s_own_is_named(
+    url: str, change: dict[str, Any], status: int, code: str, param: str, says: str
+) -> None:
+    reply = httpx.post(f"{url}/v1/ask", json={"question": KENYA, **change})
+    error = reply.json()["error"]
+    assert (reply.status_code, error["code"], error["param"]) == (status, code, param)
+    assert says in error["message"]
 
 
 # --- what is wrong ---
@@ -333,6 +360,7 @@ MESSAGE = "messages[0]"
         ({"messages": user([{"type": "image_url", "image_url": {}}])}, f"{MESSAGE}.content", "image_url"),  # type: ignore[arg-type]
         ({"messages": "hi"}, "messages", "array"),
         ({"n": 2}, "n", "one choice"),
+        ({"n": 0}, "n", "leave it out"),
         ({"tools": [{"type": "function"}]}, "tools", "leave it out"),
         ({"functions": [{"name": "f"}]}, "functions", "leave it out"),
         ({"tool_choice": "required"}, "tool_choice", "leave it out"),

@@ -27,6 +27,7 @@ from ken.models.chat_completions import (
 )
 from ken.models.conversation import Conversation, Generation, Score
 from ken.models.failures import (
+    GIVE_KEY,
     Failure,
     of_connection,
     of_event,
@@ -414,9 +415,7 @@ def _checked_url(url: str) -> str:
 def _checked_key(key: str | None, base_url: str) -> str:
     key = (key or "").strip()
     if not key and base_url == OPENAI_URL:
-        raise BadInput(
-            "there is no API key; set OPENAI_API_KEY or pass --api-key, or name a server of your own with --base-url"
-        )
+        raise BadInput(f"there is no API key; {GIVE_KEY}, or name a server of your own with --base-url")
     if not all("!" <= character <= "~" for character in key):
         raise BadInput("the API key holds characters that a key cannot have; copy it again")
     return key

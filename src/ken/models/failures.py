@@ -14,6 +14,8 @@ from ken.models.chat_completions import BrokenReply, excerpt
 
 OPTIONAL = {"temperature", "top_p", "max_tokens", "seed", "stop", "logprobs", "n", "stream", "stream_options"}
 
+GIVE_KEY = "set OPENAI_API_KEY or pass --api-key (--upstream-key where clients have keys of their own)"
+
 PASSING = {408, 409, 429}  # and all of 5xx
 
 LONGEST_PAUSE = 60.0  # seconds; a server that asks for more will not answer this run
@@ -91,7 +93,7 @@ def of_status(status: int, headers: Mapping[str, str], body: bytes, model: str, 
             return Failure(answer, f"the server asks to wait {wait:.0f} s; try again later", passing=False)
         return Failure(answer, remedy, retry_after=wait)
     remedies = {
-        401: "the API key is wrong or missing; set OPENAI_API_KEY or pass --api-key",
+        401: f"the API key is wrong or missing; {GIVE_KEY}",
         403: f"this API key may not use {model}; check its permissions and the model name",
         404: f"check the model name {model!r} and the base URL (most end in /v1)",
         405: "check the base URL (most end in /v1)",
