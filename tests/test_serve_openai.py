@@ -316,28 +316,23 @@ def test_the_index_is_chosen_by_name(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "status", "code", "param", "says"),
+    ("change", "code", "param", "says"),
     [
-        ({"strategy": "x"}, 400, "invalid_value", "strategy", "it has direct, "),
-        ({"index": "x"}, 400, "invalid_value", "index", "it has capitals, again"),
-        ({"model": "x"}, 404, "model_not_found", "model", "it has openai/first, openai/second"),
-        ({"history": [{"answer": "a"}]}, 400, "missing_required_parameter", "history[0].query", "is missing; add it"),
-        (
-            {"history": [{"query": "q", "answer": "a"}] * 201},
-            400,
-            "invalid_value",
-            "history",
-            "at most 200 items, not 201",
-        ),
-        ({"question": None}, 400, "invalid_value", "question", "valid string"),
+        ({"strategy": "x"}, "invalid_value", "strategy", "it has direct, "),
+        ({"index": "x"}, "invalid_value", "index", "it has capitals, again"),
+        ({"model": "x"}, "model_not_found", "model", "it has openai/first, openai/second"),
+        ({"history": [{"answer": "a"}]}, "missing_required_parameter", "history[0].query", "is missing; add it"),
+        ({"history": [{"query": "q", "answer": "a"}] * 201}, "invalid_value", "history", "at most 200 items, not 201"),
+        ({"question": None}, "invalid_value", "question", "valid string"),
     ],
 )
 def test_what_is_wrong_with_a_question_of_ken_s_own_is_named(
-    url: str, change: dict[str, Any], status: int, code: str, param: str, says: str
+    url: str, change: dict[str, Any], code: str, param: str, says: str
 ) -> None:
     reply = httpx.post(f"{url}/v1/ask", json={"question": KENYA, **change})
     error = reply.json()["error"]
-    assert (reply.status_code, error["code"], error["param"]) == (status, code, param)
+    assert (error["code"], error["param"]) == (code, param)
+    assert reply.status_code == (404 if code == "model_not_found" else 400)
     assert says in error["message"]
 
 

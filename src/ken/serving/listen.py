@@ -49,7 +49,8 @@ def listen(
                 f"cannot listen on {host} port {port} ({error.strerror or error}); choose another with --port"
             ) from error
         listener.listen(1024)
-        shown = f"[{host}]" if ":" in host else host
+        reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # of all of this machine's, one to open
+        shown = f"[{reachable}]" if ":" in reachable else reachable
         print(f"serving {what} at http://{shown}:{listener.getsockname()[1]}{path} (ctrl-c ends)", flush=True)
         if note:
             print(note, flush=True)

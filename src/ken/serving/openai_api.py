@@ -81,7 +81,8 @@ def model_ids(service: Service) -> list[str]:
 
 
 def as_ask(service: Service, body: ChatRequest) -> Ask:
-    """What a request asks. Raises `ApiError` for a model or index that there is not, or messages that end with no question."""
+    """What a request asks. Raises `ApiError` for a model or index that there is not, or messages that end with no
+    question."""
     name, _, spec = body.model.removeprefix(PREFIX).partition("/")
     if not body.model.startswith(PREFIX) or name not in service.strategies or (spec and spec not in service.models):
         raise _unknown(body.model)
