@@ -8,7 +8,7 @@ import re
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from ken.models.endpoint import EndpointModel
 from ken.models.scripted import ScriptedModel
 from ken.serving.queue import Busy, Closing, Queue
 from ken.serving.service import Service
+from ken.serving.sse import EventStream
 
 ANSWER = "<answer>x</answer>"
 
@@ -331,6 +332,32 @@ def test_what_is_not_finished_at_the_end_of_the_grace_is_told_so(
             lines = [json.loads(line) for line in served.log.splitlines() if line != "ken: interrupted"]
             assert {line["event"] for line in lines} == {"request"}, "and no traceback"
         assert upstream.wait_until(lambda: upstream.in_flight == 0), "the model's calls ended with the server"
+
+
+def test_a_page_s_stream_that_is_still_open_at_the_end_is_ended_and_not_broken_off() -> None:
+    async def run() -> list[Any]:
+        sent: list[Any] = []
+        begun, never = asyncio.Event(), asyncio.Event()
+
+        async def events() -> AsyncIterator[str]:
+            yield "data: {}\n\n"
+            begun.set()
+            await never.wait()
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        async def receive() -> Any:
+            await never.wait()
+
+        stream = asyncio.ensure_future(EventStream(events())({"type": "http", "asgi": {}}, receive, send))
+        await begun.wait()
+        stream.cancel()
+        await stream
+        return sent
+
+    start, first, last = asyncio.run(run())
+    assert (start["status"], first["more_body"], last["more_body"], last["body"]) == (200, True, False, b"")
 
 
 def says_503(url: str) -> bool:
