@@ -299,8 +299,10 @@ def report(options: argparse.Namespace, before: float, paced: Row, flat_out: Row
             f"{GOAL_P99:g}: {met[through.p(99) - direct.p(99) <= GOAL_P99]})."
             for name, direct, through, _, _ in (paced, flat_out)
         ),
-        f"- Without pauses the one process is saturated at {flat_out[3]:.0f} questions a second; what a client sees "
-        "is mostly waiting for its turn.",
+        "- The goals are read with pauses: what Ken adds can be told from a wait only while Ken is not saturated. "
+        f"Without pauses {options.clients} questions are always under way, which is more than the one process can do "
+        f"({flat_out[3]:.0f} a second): what a client then sees is mostly waiting for its turn, a measure of "
+        "throughput. Whoever reads the goals that way must call them missed.",
         f"- Of {len(paced[2].times) + len(flat_out[2].times):,} questions put to Ken, {lost} were lost and {mixed} got "
         "the answer of another.",
         f"- Memory of Ken's process without pauses: {', '.join(memory)} questions.",

@@ -23,6 +23,7 @@ def write_pdf(path: Path, text: str, *, title: str = "", password: str = "") -> 
     page = writer.add_blank_page(300, 300)
     stream = DecodedStreamObject()
     stream.set_data(f"BT /F1 12 Tf 20 200 Td ({text}) Tj ET".encode())
+    stream = stream.flate_encode()
     font = DictionaryObject(
         {NameObject("/Type"): NameObject("/Font"), NameObject("/Subtype"): NameObject("/Type1")}
         | {NameObject("/BaseFont"): NameObject("/Helvetica")}
@@ -92,6 +93,8 @@ def make_bad(folder: Path, name: str) -> Path:
             path.write_bytes("first\nna\xefve".encode("latin-1"))
         case "broken.pdf":
             path.write_bytes(b"%PDF-1.7\n1 0 obj << garbage")
+        case "bomb.pdf":  # some hundred kilobytes whose page unpacks to an eighth of a gigabyte
+            write_pdf(path, " " * (1 << 27))
         case "empty.pdf":
             path.write_bytes(b"")
         case "locked.pdf":
@@ -108,6 +111,7 @@ def make_bad(folder: Path, name: str) -> Path:
 BAD = {
     "latin.txt": ":2: not UTF-8",
     "broken.pdf": "cannot be read",
+    "bomb.pdf": "unpacks to far more than a page holds",
     "empty.pdf": "cannot be read",
     "locked.pdf": "encrypted with a password",
     "scanned.pdf": "text recognition",

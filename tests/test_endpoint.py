@@ -191,7 +191,7 @@ def test_a_prompt_that_is_too_long_is_not_taken_for_a_rejected_parameter():
     message = "max_tokens is too large: 512. This model's maximum context length is 256 tokens."
     with (
         FaultyServer(lambda number, payload: Status(400, {"error": {"message": message}})) as server,
-        pytest.raises(ModelError, match="fewer passages"),
+        pytest.raises(ModelError, match=r"; lower max_tokens, or use fewer passages$"),
     ):
         with_model(server, ask())
     assert len(server.requests) == 1

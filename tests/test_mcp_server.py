@@ -191,6 +191,11 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("ask", {}, "the argument 'question' is wrong: Field required"),
     (
         "ask",
+        {"question": "x", "topk": 3},
+        "there is no argument 'topk'; ask takes question, strategy, model, index, top_k",
+    ),
+    (
+        "ask",
         {"question": "x" * 20_001},
         "wrong: String should have at most 20000 characters",
     ),

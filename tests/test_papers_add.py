@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import socket
 import subprocess
 import threading
@@ -120,6 +121,16 @@ def test_a_paper_is_added_with_what_arxiv_says_and_shown_as_the_others_are(arxiv
     assert "Lanterns" in run_ken("papers", cwd=tmp_path).stdout
     by_number = run_ken("papers", 1001, cwd=tmp_path).stdout
     assert "2026-11-03, 3 authors" in by_number
+
+
+def test_the_example_of_the_documentation_adds_a_paper(arxiv, tmp_path):
+    page = (Path(__file__).parents[1] / "docs" / "papers-feed.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^ken (papers add .*)$", page, re.MULTILINE)
+    arguments = shlex.split(line)
+    api = arxiv(ENTRY.replace("2611.01234", arguments[2]))
+    done = run_ken(*arguments, "--api", api, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [paper.arxiv for paper in own_entries(tmp_path / "papers.toml").values()] == [arguments[2]]
 
 
 def test_no_paper_is_added_twice_and_none_that_ken_ships(arxiv, tmp_path):

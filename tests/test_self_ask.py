@@ -40,6 +40,14 @@ def attempt(*replies: str, questions: int = 4) -> tuple[Trajectory, ScriptedMode
     return trajectory, model
 
 
+def test_a_closing_tag_of_another_protocol_is_no_answer() -> None:
+    """A model that was trained on tags goes on with them."""
+    assert parse_turn(f"{FINAL} </answer>").action == Malformed(text=f"{FINAL} </answer>", problem="an empty answer")
+    assert parse_turn(f"{FINAL} Bonn </answer> </answer>").action == Answer(text="Bonn")
+    trajectory, _ = attempt("Hm.", "Hm.", "</answer>", questions=1)
+    assert trajectory.answer is None
+
+
 def test_every_follow_up_question_is_a_search_and_the_last_line_the_answer() -> None:
     trajectory, model = attempt(
         "Are follow up questions needed here: Yes.\nFollow up: Who is the mentor of Ann?\nIntermediate answer: nobody",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import socket
@@ -17,10 +18,11 @@ from running import ken_serve, running
 from typer.testing import CliRunner
 
 from ken.core import BadInput
+from ken.core.errors import KenError
 from ken.models.scripted import ScriptedModel
 from ken.serving.access import Access, check_host, is_loopback
 from ken.serving.keys import COOKIE, COOKIE_SECONDS, Keys
-from ken.serving.limits import RateLimit
+from ken.serving.limits import RateLimit, limited
 from ken.serving.service import Service
 
 KEY, OTHER = "the-first-key", "another-key-of-ours"
@@ -214,8 +216,8 @@ def test_without_a_key_only_this_machine_is_listened_to(tmp_path: Path) -> None:
 
 def test_the_command_takes_keys_from_the_environment_and_says_when_there_are_none(tmp_path: Path) -> None:
     with ken_serve("--host", "0.0.0.0", folder=tmp_path, KEN_API_KEY=f"{KEY} {OTHER}") as served:
-        port = served.address.rpartition(":")[2]
-        url = f"http://127.0.0.1:{port}"
+        url = served.address
+        assert url.startswith("http://127.0.0.1:"), "an address that can be opened"
         assert httpx.get(f"{url}/v1/models").status_code == 401
         assert httpx.get(f"{url}/v1/models", headers={"Authorization": f"Bearer {OTHER}"}).status_code == 200
         served.end()
@@ -235,7 +237,16 @@ def test_the_command_takes_keys_from_the_environment_and_says_when_there_are_non
         (["--request-timeout", "0"], "more than 0"),
         (["--max-request", "0"], "--max-request"),
         (["--index", "=x"], "--index"),
+        (["--index", ".."], "--index NAME=DIR"),
+        (["--index", "..=index"], "--index NAME=DIR"),
+        (["--index", "../x=index"], "there is no index at ../x=index"),
+        (["--index", "people=nope"], "there is no index at nope"),
+        (["--index", "people=thesis"], "is not a Ken index"),
+        (["--index", "a=index", "--index", "a=index"], "two indexes are called 'a'"),
+        (["--data", "file"], "--data file cannot be written"),
+        (["--data", "file/below"], "--data file/below cannot be written"),
         (["--model", "nonsense"], "is not a model"),
+        (["--model", "openai/m"], "set OPENAI_API_KEY or pass --api-key (--upstream-key where clients have keys"),
         (["--host", "999.1.1.1", "--api-key", KEY], "cannot listen"),
     ],
 )
@@ -247,9 +258,21 @@ def test_options_that_cannot_work_end_with_a_sentence(
     if not app.app.registered_groups:
         app._assemble()
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    capitals.build_index(tmp_path / "index")
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "main.tex").touch()
+    (tmp_path / "file").touch()
     done = CliRunner().invoke(app.app, ["serve", *options])
-    assert isinstance(done.exception, BadInput)
+    assert isinstance(done.exception, KenError)
     assert says in str(done.exception)
+
+
+def test_a_temperature_that_no_client_could_ask_for_is_refused(tmp_path: Path) -> None:
+    done = capitals.run_ken("serve", "--temperature", 9, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "'--temperature': Input should be less than or equal to 2" in done.stderr
 
 
 def test_the_key_of_the_model_in_the_settings_is_not_one_for_clients(tmp_path: Path) -> None:
@@ -293,6 +316,39 @@ def test_a_body_without_an_end_is_cut_off_at_the_limit() -> None:
             for _ in range(11):
                 client.sendall(b"64\r\n" + b"x" * 100 + b"\r\n")
             assert b"413" in client.recv(200)
+
+
+@pytest.mark.parametrize("path", ["/v1/ask", "/ask/indexes"])
+def test_a_body_that_does_not_arrive_is_not_waited_for(path: str) -> None:
+    with running(service(), access=Access(seconds=0.2)) as url:
+        host, port = url.removeprefix("http://").split(":")
+        kind = "application/json" if path == "/v1/ask" else "multipart/form-data; boundary=x"
+        with socket.create_connection((host, int(port)), timeout=30) as client:
+            head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: 99\r\n\r\n"
+            client.sendall(head.encode() + b"--x")
+            with client.makefile("rb") as reply:
+                said = reply.read()  # to the end, which the server makes
+        assert said.startswith(b"HTTP/1.1 408 ")
+        assert b'"code":"request_timeout"' in said
+        assert ask(url).status_code == 200
+
+
+def test_the_time_for_a_body_does_not_end_a_question_that_takes_longer() -> None:
+    async def run() -> None:
+        messages = iter([{"type": "http.request", "body": b"{}"}, {"type": "http.disconnect"}])
+        told = asyncio.Event()
+
+        async def receive() -> dict[str, Any]:
+            message = next(messages)
+            if message["type"] == "http.disconnect":
+                asyncio.get_running_loop().call_later(0.05, told.set)
+                await told.wait()
+            return message
+
+        counted = limited(receive, 10, 0.02)
+        assert [(await counted())["type"] for _ in range(2)] == ["http.request", "http.disconnect"]
+
+    asyncio.run(run())
 
 
 def test_more_requests_than_the_rate_are_told_when_to_come_back() -> None:

@@ -8,7 +8,7 @@ import re
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from ken.models.endpoint import EndpointModel
 from ken.models.scripted import ScriptedModel
 from ken.serving.queue import Busy, Closing, Queue
 from ken.serving.service import Service
+from ken.serving.sse import EventStream
 
 ANSWER = "<answer>x</answer>"
 
@@ -301,16 +302,69 @@ def test_what_has_begun_is_finished_and_nothing_new_is_taken(tmp_path: Path) -> 
         assert len(upstream.requests) == 2
 
 
-def test_the_end_waits_no_longer_than_its_grace(tmp_path: Path) -> None:
-    with FaultyServer(lambda number, payload: Hang()) as upstream, ThreadPoolExecutor(1) as pool:
-        arguments = ("--model", "openai/m", "--base-url", upstream.base_url, "--grace", "0.2")
-        with ken_serve(*arguments, folder=tmp_path) as served:
-            hopeless = pool.submit(ask, served.address)
-            assert upstream.wait_until(lambda: upstream.in_flight == 1)
-            assert served.end(signal.SIGINT) is not None
-            with pytest.raises(httpx.HTTPError):
-                hopeless.result().raise_for_status()
-        assert upstream.wait_until(lambda: upstream.in_flight == 0), "the model's call ended with the server"
+@pytest.mark.parametrize("asked_to_end", [[signal.SIGTERM], [signal.SIGINT, signal.SIGINT]], ids=["grace", "ctrl-c"])
+def test_what_is_not_finished_at_the_end_of_the_grace_is_told_so(
+    tmp_path: Path, asked_to_end: list[signal.Signals]
+) -> None:
+    """Also by a second ctrl-c: a reply has OpenAI's shape, and a stream ends with an error."""
+
+    def plan(number: int, payload: dict[str, Any]) -> Action:
+        return Answer("Hm. <assessment>no</assessment>") if "<assessment>" in str(payload) else Hang()
+
+    index = capitals.build_index(tmp_path / "capitals")
+    grace = 0.2 if len(asked_to_end) == 1 else 600
+    with FaultyServer(plan) as upstream, ThreadPoolExecutor(3) as pool:
+        arguments = ("--model", "openai/m", "--base-url", upstream.base_url, "--index", index, "--concurrency", 2)
+        with ken_serve(*arguments, "--grace", grace, folder=tmp_path) as served:
+            whole = pool.submit(ask, served.address)
+            stream = pool.submit(ask, served.address, model="ken/adaptive", stream=True)
+            assert upstream.wait_until(lambda: upstream.in_flight == 2)
+            waiting = pool.submit(ask, served.address)
+            until(lambda: gauge(served.address, "ken_attempts_queued") == 1)
+            for number in asked_to_end:
+                served.process.send_signal(number)
+                until(lambda: served.process.poll() is not None or says_503(served.address))
+            served.process.wait(30)
+            for reply in (whole.result(), waiting.result()):
+                assert (reply.status_code, reply.json()["error"]["code"]) == (503, "shutting_down")
+            begun, last = stream.result(), json.loads(stream.result().text.split("\n\n")[-2].removeprefix("data: "))
+            assert (begun.status_code, last["error"]["code"]) == (200, "shutting_down")
+            lines = [json.loads(line) for line in served.log.splitlines() if line != "ken: interrupted"]
+            assert {line["event"] for line in lines} == {"request"}, "and no traceback"
+        assert upstream.wait_until(lambda: upstream.in_flight == 0), "the model's calls ended with the server"
+
+
+def test_a_page_s_stream_that_is_still_open_at_the_end_is_ended_and_not_broken_off() -> None:
+    async def run() -> list[Any]:
+        sent: list[Any] = []
+        begun, never = asyncio.Event(), asyncio.Event()
+
+        async def events() -> AsyncIterator[str]:
+            yield "data: {}\n\n"
+            begun.set()
+            await never.wait()
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        async def receive() -> Any:
+            await never.wait()
+
+        stream = asyncio.ensure_future(EventStream(events())({"type": "http", "asgi": {}}, receive, send))
+        await begun.wait()
+        stream.cancel()
+        await stream
+        return sent
+
+    start, first, last = asyncio.run(run())
+    assert (start["status"], first["more_body"], last["more_body"], last["body"]) == (200, True, False, b"")
+
+
+def says_503(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/healthz").status_code == 503
+    except httpx.HTTPError:  # it has ended
+        return False
 
 
 # --- many at once ---

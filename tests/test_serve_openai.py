@@ -16,7 +16,9 @@ import httpx
 import openai
 import pytest
 from faulty_server import Answer, FaultyServer, Status
+from pydantic import BaseModel, ValidationError
 from running import ken_serve, running
+from tiny_models import byte_level_tokenizer, write_model
 
 import ken.serving
 from ken.core import Observation, Passage, Trajectory
@@ -212,6 +214,33 @@ def test_texts_are_logged_when_asked_for(upstream: FaultyServer, tmp_path: Path)
         assert (line["question"], line["answer"]) == (KENYA, "Nairobi")
 
 
+@pytest.mark.parametrize("log_texts", [False, True])
+def test_what_an_upstream_says_of_its_failure_is_in_the_log_only_with_the_texts(
+    index: Path, tmp_path: Path, log_texts: bool
+) -> None:
+    """It may repeat the question: cut, in other letters, or inside of the prompt."""
+
+    def plan(number: int, payload: dict[str, Any]) -> Any:
+        if "<assessment>" in str(payload):
+            return Answer("Hm. <assessment>no</assessment>")
+        return Status(422, {"error": {"message": "I will not say THE CAPITAL OF KEN"}})
+
+    with FaultyServer(plan) as upstream:
+        arguments = ("--model", "openai/m", "--base-url", upstream.base_url, "--index", index)
+        with ken_serve(*arguments, *["--log-texts"][:log_texts], folder=tmp_path) as served:
+            assert post(served.address, model="ken/direct").status_code == 502
+            assert post(served.address, model="ken/direct", stream=True).status_code == 502
+            assert "THE CAPITAL" in post(served.address, stream=True).text, "in mid-stream"
+            assert httpx.post(f"{served.address}/v1/ask", json={"question": KENYA}).status_code == 502
+            served.end()
+        lines = [json.loads(line) for line in served.log.splitlines()]
+        assert ["CAPITAL" in line.get("message", "") for line in lines] == [log_texts] * 4
+        assert ("capital" in served.log.lower()) == log_texts
+        assert [line["status"] for line in lines] == [502, 502, 200, 502]
+        assert {(line["error"], line["upstream_status"]) for line in lines} == {("upstream_error", 422)}
+        assert [line["model"] for line in lines] == ["ken/direct", "ken/direct", "ken/adaptive", "openai/m"]
+
+
 # --- what a conversation asks ---
 
 
@@ -283,6 +312,28 @@ def test_the_index_is_chosen_by_name(url: str) -> None:
     refused = post(url, ken={"index": "../capitals"})
     assert refused.status_code == 400
     assert "it has capitals, again" in refused.json()["error"]["message"]
+    assert refused.json()["error"]["param"] == "ken.index"
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "param", "says"),
+    [
+        ({"strategy": "x"}, "invalid_value", "strategy", "it has direct, "),
+        ({"index": "x"}, "invalid_value", "index", "it has capitals, again"),
+        ({"model": "x"}, "model_not_found", "model", "it has openai/first, openai/second"),
+        ({"history": [{"answer": "a"}]}, "missing_required_parameter", "history[0].query", "is missing; add it"),
+        ({"history": [{"query": "q", "answer": "a"}] * 201}, "invalid_value", "history", "at most 200 items, not 201"),
+        ({"question": None}, "invalid_value", "question", "valid string"),
+    ],
+)
+def test_what_is_wrong_with_a_question_of_ken_s_own_is_named(
+    url: str, change: dict[str, Any], code: str, param: str, says: str
+) -> None:
+    reply = httpx.post(f"{url}/v1/ask", json={"question": KENYA, **change})
+    error = reply.json()["error"]
+    assert (error["code"], error["param"]) == (code, param)
+    assert reply.status_code == (404 if code == "model_not_found" else 400)
+    assert says in error["message"]
 
 
 # --- what is wrong ---
@@ -304,6 +355,7 @@ MESSAGE = "messages[0]"
         ({"messages": user([{"type": "image_url", "image_url": {}}])}, f"{MESSAGE}.content", "image_url"),  # type: ignore[arg-type]
         ({"messages": "hi"}, "messages", "array"),
         ({"n": 2}, "n", "one choice"),
+        ({"n": 0}, "n", "leave it out"),
         ({"tools": [{"type": "function"}]}, "tools", "leave it out"),
         ({"functions": [{"name": "f"}]}, "functions", "leave it out"),
         ({"tool_choice": "required"}, "tool_choice", "leave it out"),
@@ -417,6 +469,49 @@ def test_an_upstream_that_fails_in_mid_stream_ends_the_stream_with_an_error(inde
             assert "[DONE]" not in raw
 
 
+LONG = "Why? " * 2000
+
+
+def too_long(url: str, **body: Any) -> list[dict[str, Any]]:
+    """The errors of a question that is too long for a model, in all three ways to ask it."""
+    asked = {"messages": user(LONG), **body}
+    strategy = asked.get("model", "ken/adaptive").removeprefix("ken/")
+    ways = [post(url, **asked), post(url, **asked, stream=True)]
+    ways.append(httpx.post(f"{url}/v1/ask", json={"question": LONG, "strategy": strategy}))
+    assert [reply.status_code for reply in ways] == [400, 400, 400]
+    errors = [reply.json()["error"] for reply in ways]
+    assert [error["param"] for error in errors] == ["messages", "messages", "question"]
+    assert {error["code"] for error in errors} == {"context_length_exceeded"}
+    return errors
+
+
+def test_a_question_too_long_for_a_served_model_is_400_and_to_be_shortened(index: Path) -> None:
+    said = "This model's maximum context length is 4096 tokens. However, your messages resulted in 6012 tokens."
+
+    def plan(number: int, payload: dict[str, Any]) -> Any:
+        long = len(str(payload)) > 9000
+        return Status(400, {"error": {"message": said}}) if long else Answer("I would rather not.")
+
+    with FaultyServer(plan) as upstream:
+        model = EndpointModel("m", base_url=upstream.base_url)
+        with running(Service([model], indexes={"capitals": index})) as url:
+            for error in too_long(url):
+                assert error["message"].endswith("resulted in 6012 tokens.); shorten the question")
+            read = post(url, model="ken/rag", messages=user(LONG))
+            assert (read.status_code, read.json()["error"]["code"]) == (400, "context_length_exceeded")
+            assert read.json()["error"]["message"].endswith("; use fewer passages, or shorten the question")
+
+
+def test_a_question_too_long_for_a_local_model_is_400_and_to_be_shortened(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="local models need torch; install with: pip install 'ken[lab]'")
+    from ken.models.local import LocalModel
+
+    model = LocalModel(write_model(tmp_path, byte_level_tokenizer()))
+    with running(Service([model])) as url:
+        for error in too_long(url, model="ken/direct"):
+            assert re.search(r"has \d+ tokens, .* takes fewer than 1024; shorten the question$", error["message"])
+
+
 def test_a_model_that_gives_no_answer_is_an_error_that_says_what_to_try() -> None:
     service, _ = scripted(lambda _: "I would rather not.")
     with running(service) as url:
@@ -426,6 +521,16 @@ def test_a_model_that_gives_no_answer_is_an_error_that_says_what_to_try() -> Non
             body = reply.json()
             assert body["error"]["code"] == "no_answer"
             assert body["ken"]["malformed"] == 2
+
+
+def test_a_blank_answer_is_none_unless_a_stop_string_made_it_so(index: Path) -> None:
+    service, _ = scripted(lambda _: "<answer>Paris</answer>", indexes={"capitals": index})
+    with running(service) as url:
+        for stream in (False, True):
+            whole = post(url, model="ken/tree", stream=stream)  # which can read nothing of what this model writes
+            body = whole.json() if not stream else json.loads(whole.text.split("\n\n")[-2].removeprefix("data: "))
+            assert body["error"]["code"] == "no_answer"
+        assert post(url, model="ken/direct", stop="Pa").json()["choices"][0]["message"]["content"] == ""
 
 
 def test_an_answer_that_was_cut_off_and_changed_ends_the_stream_with_an_error() -> None:
@@ -458,16 +563,22 @@ def test_a_score_that_is_no_number_is_none() -> None:
 
 
 def test_replies_are_what_the_document_says(url: str) -> None:
-    ChatCompletion.model_validate(post(url, messages=user(EGYPT), ken={"citations": True}).json(), strict=True)
+    replied = post(url, messages=user(EGYPT), ken={"citations": True}).json()
+    ChatCompletion.model_validate(replied, strict=True)
+    with pytest.raises(ValidationError, match="Extra inputs"):
+        ChatCompletion.model_validate({**replied, "ken": {**replied["ken"], "more": 1}})
     document = httpx.get(f"{url}/openapi.json").json()
     assert {"/v1/chat/completions", "/v1/models", "/v1/ask", "/healthz", "/metrics"} <= set(document["paths"])
-    fields = document["components"]["schemas"]["ChatCompletion"]["properties"]
-    assert "ken" in fields
+    described = document["components"]["schemas"]
+    for name, value in (("DecisionInfo", replied["ken"]["decision"]), ("UsageInfo", replied["ken"]["usage"])):
+        assert set(described[name]["properties"]) == set(value), "what is sent is what is described"
+
+
+PAGE = (Path(__file__).parents[1] / "docs" / "serve.md").read_text(encoding="utf-8")
 
 
 def test_the_example_of_the_documentation_runs(index: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    page = (Path(__file__).parents[1] / "docs" / "serve.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    (code,) = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 
     def reply(prompt: str) -> str:
         return "sure <assessment>yes</assessment>" if "<assessment>" in prompt else "<answer>Hekloumom</answer>"
@@ -480,15 +591,53 @@ def test_the_example_of_the_documentation_runs(index: Path, capsys: pytest.Captu
     assert "'knows': True" in said[1]
 
 
+def shape(value: Any) -> Any:
+    """The names of a reply, and what is below them."""
+    if isinstance(value, dict):
+        return {name: shape(below) for name, below in value.items()}
+    return [shape(below) for below in value] if isinstance(value, list) else None
+
+
+def test_curl_gets_what_the_documentation_shows(tmp_path: Path) -> None:
+    """The same request, but for the world: names, numbers of searches and passages, and all that stands below them."""
+    (request,) = re.findall(r"-d '(\{\n.*?\})'\n```", PAGE, re.DOTALL)
+    (shown,) = re.findall(r"^```json\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    text = "Pojouwes: birthplace Tadroun, employer Hekloumom, school Priproudro, sponsor Veidoukloum."
+
+    def reply(prompt: str) -> str:
+        if "<assessment>" in prompt:
+            return "employer Draror <assessment>no</assessment>"
+        known = "<think>employer Dregrei</think><search>employer of Pojouwes</search>"
+        return "<think>employer Hekloumom</think><answer>Hekloumom</answer>" if text in prompt else known
+
+    people = ken.Index.build([Passage(id="pojouwes", title="Pojouwes", text=text)], tmp_path / "people").path
+    service, _ = scripted(reply, indexes={"people": people})
+    with running(service) as url:
+        headers = {"Content-Type": "application/json"}
+        replied = httpx.post(f"{url}/v1/chat/completions", content=request, headers=headers).json()
+    ChatCompletion.model_validate_json(shown, strict=True)
+    shown = json.loads(shown)
+    assert shape(replied) == shape(shown)
+    assert replied["choices"] == shown["choices"]
+    assert [replied["ken"][name] for name in ("question", "citations")] == [
+        shown["ken"][name] for name in ("question", "citations")
+    ]
+
+
+def fields(kind: type[BaseModel]) -> set[str]:
+    """The names of a model's fields, and of those of the models in them."""
+    found = set(kind.model_fields)
+    for definition in kind.model_json_schema().get("$defs", {}).values():
+        found |= set(definition.get("properties", ()))
+    return found
+
+
 def test_the_documentation_names_every_error_and_every_field() -> None:
-    page = (Path(__file__).parents[1] / "docs" / "serve.md").read_text(encoding="utf-8")
     source = Path(ken.serving.__file__).parent
     files = [
         source / f"{name}.py" for name in ("errors", "access", "completion", "chat_stream", "openai_api", "bodies")
     ]
     codes = set(re.findall(r"code ?= ?\"(\w+)\"", "".join(file.read_text(encoding="utf-8") for file in files)))
     assert "server_busy" in codes
-    assert [code for code in codes - {"internal_error", "failed"} if f"`{code}`" not in page] == []
-    assert [
-        name for name in KenInfo.model_fields if f"`{name}`" not in page and name not in {"strategy", "model"}
-    ] == []
+    assert [code for code in codes - {"internal_error", "failed"} if f"`{code}`" not in PAGE] == []
+    assert [name for name in fields(KenInfo) if f"`{name}`" not in PAGE] == []

@@ -417,12 +417,6 @@ def test_a_build_that_the_system_ends_says_so_and_leaves_nothing(held_build, ser
     assert list((service.data / "indexes").iterdir()) == []
 
 
-def test_leftovers_of_a_server_that_was_killed_are_removed(tmp_path, served):
-    (tmp_path / "indexes" / "half" / "files").mkdir(parents=True)
-    served(Service([], data=tmp_path))
-    assert list((tmp_path / "indexes").iterdir()) == []
-
-
 # --- the real thing ---
 
 

@@ -176,6 +176,12 @@ class Attempt:
         steps.append(Observation(passages=passages))
         return passages
 
+    @property
+    def consulted(self) -> bool:
+        """Whether anything was looked up."""
+        looked_up = self._usage.search_calls + self._usage.graph_calls
+        return looked_up > 0 or any(isinstance(step, Observation) for step in self.steps)
+
     def count(self, usage: Usage) -> None:
         """Add what a source cost to what the attempt costs."""
         self._usage += usage

@@ -56,6 +56,7 @@ WRONG_FORM = Instruction(
 _MARK = re.compile(
     r"(?P<follow>follow[\s-]*up:)|(?P<final>so the final answer is:?)|intermediate answer:", re.IGNORECASE
 )
+_CLOSING = re.compile(r"</\w+>")  # of another protocol, in which a trained model goes on
 _EDGES = "*_` \t\r\n"  # chat models like to set markers in bold
 
 
@@ -72,7 +73,7 @@ class SelfAskTurn:
 
 def parse_turn(text: str) -> SelfAskTurn:
     """A turn from model output; never raises. Of a question and an answer the earlier one counts. Either ends with its
-    line, or where the next mark begins.
+    line, or before the next mark or a closing tag.
 
     >>> parse_turn("Yes.\\nFollow up: Who led it? Intermediate answer:").action
     Search(kind='search', query='Who led it?')
@@ -85,8 +86,8 @@ def parse_turn(text: str) -> SelfAskTurn:
     first = marks[0]
     thought = text[: first.start()].strip(_EDGES)
     start = len(text) - len(text[first.end() :].lstrip(_EDGES))
-    after = _MARK.search(text, first.end())
-    ends = [len(text), text.find("\n", start), after.start() if after else -1]
+    after = [m.start() for m in (_MARK.search(text, start), _CLOSING.search(text, start)) if m]
+    ends = [len(text), text.find("\n", start), *after]
     content = text[start : min(end for end in ends if end >= 0)].strip(_EDGES)
     if not content:
         what = "follow-up question" if first["follow"] else "answer"

@@ -9,6 +9,7 @@ from typing import ClassVar
 from ken.agents.attempt import Attempt
 from ken.agents.watch import Watch
 from ken.core import BadInput, ModelError, Origin, Question, Sampling, SourceError, Trajectory
+from ken.core.errors import SHORTEN, PromptTooLong
 from ken.models import Model
 from ken.sources import Sources
 from ken.sources.search.protocol import Library
@@ -43,6 +44,9 @@ class Strategy(ABC):
         attempt = Attempt(question, model, sources, strategy=self.name, sampling=sampling, sample=sample, watch=watch)
         try:
             await self.solve(attempt)
+        except PromptTooLong as error:
+            alone = not attempt.consulted and not self.needs_documents
+            attempt.error = f"{error.problem}; {SHORTEN}" if alone else str(error)
         except (ModelError, SourceError) as error:
             attempt.error = str(error)
         return attempt.trajectory()

@@ -60,13 +60,11 @@ def mcp(  # noqa: PLR0917 (typer reads the options from the signature)
     with redirect_stdout(sys.stderr):  # the client reads stdout, and understands nothing but MCP
         service = Service(
             [load_model(spec, **given) for spec in model or ()],
-            indexes=dict(options.named_index(text) for text in index or ()),
+            indexes=options.named_indexes(index, top_k),
             graph=open_sources(None, top_k, graph or None).graph,
             results=results,
             top_k=top_k,
         )
-        for place in service.indexes.values():  # one that is not there is to be said now, not at the first search
-            open_sources(place, top_k)
     server = create_server(service)
     if http:
         listen(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -144,6 +144,21 @@ def named_index(text: str) -> tuple[str, str]:
     name, equals, place = text.partition("=")
     if not equals or "/" in name:
         name, place = Path(text.rstrip("/")).name, text
-    if not name or not place:
+    if name in {"", ".", ".."} or not place:
         raise BadInput(f"--index {text!r} names nothing; it looks like --index DIR or --index NAME=DIR")
     return name, place
+
+
+def named_indexes(texts: Sequence[str] | None, top_k: int) -> dict[str, str]:
+    """The folders and addresses of `Indexes` by name. Each is opened once, so that one that is not there is named now
+    and not at the first search. Raises `BadInput` and `SourceError`."""
+    from ken.agents.ask import open_sources
+    from ken.core import BadInput
+
+    found: dict[str, str] = {}
+    for name, place in map(named_index, texts or ()):
+        if name in found:
+            raise BadInput(f"two indexes are called {name!r}; give one another name with --index NAME=DIR")
+        open_sources(place, top_k)
+        found[name] = place
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -37,7 +38,10 @@ def serve(  # noqa: PLR0917 (typer reads the options from the signature)
         int, typer.Option(min=0, help="Questions that may wait for their turn; more are refused with status 429.")
     ] = 400,
     request_timeout: Annotated[
-        float, typer.Option(metavar="SECONDS", help="The longest that a question may take, waiting included.")
+        float,
+        typer.Option(
+            metavar="SECONDS", help="The longest for a question, waiting included, and for a request to arrive."
+        ),
     ] = 300.0,
     max_request: Annotated[float, typer.Option(metavar="MB", help="The largest request, in MiB.")] = 1.0,
     max_upload: Annotated[float, typer.Option(metavar="MB", help="The largest upload of files, in MiB.")] = 256.0,
@@ -49,7 +53,7 @@ def serve(  # noqa: PLR0917 (typer reads the options from the signature)
     runs: Annotated[Path, typer.Option(help="Folder in which training runs are looked for.")] = Path(),
     results: Annotated[Path, typer.Option(help="Folder of the papers' results.")] = Path("results"),
     top_k: options.TopK = 3,
-    temperature: options.Temperature = 0.0,
+    temperature: Annotated[float, typer.Option(min=0.0, max=2.0, help="0 is greedy.")] = 0.0,
     max_tokens: options.MaxTokens = 512,
     base_url: options.BaseUrl = None,
     api_key: options.UpstreamKey = None,
@@ -70,8 +74,9 @@ def serve(  # noqa: PLR0917 (typer reads the options from the signature)
     try:
         from ken.serving.access import Access, check_host, keys_of
         from ken.serving.app import create_app
+        from ken.serving.data_folder import held
         from ken.serving.listen import listen
-        from ken.serving.logs import Log
+        from ken.serving.logs import JsonLines, Log
         from ken.serving.queue import Queue
         from ken.serving.service import Service
     except ImportError as error:
@@ -83,6 +88,7 @@ def serve(  # noqa: PLR0917 (typer reads the options from the signature)
         rate=rate,
         request_bytes=int(max_request * MEBIBYTE),
         upload_bytes=int((max_upload + 1) * MEBIBYTE),
+        seconds=request_timeout,
     )
     given = options.given(
         base_url=base_url,
@@ -92,28 +98,30 @@ def serve(  # noqa: PLR0917 (typer reads the options from the signature)
         control_tokens=control_tokens,
         decoder=decoder,
     )
-    places = Queue(concurrency, queue)
+    places, log = Queue(concurrency, queue), Log(texts=log_texts)
+    logging.getLogger("ken.serving").addHandler(JsonLines(log))
     if any(spec.startswith("openai/") for spec in model or ()):
         import openai.resources.chat  # noqa: F401 (takes a second: now, not when the first question waits for it)
-    service = Service(
-        # A model behind an address gets as many requests at once as there are questions.
-        [load_model(spec, **given, **_at_once(spec, concurrency)) for spec in model or ()],
-        indexes=dict(options.named_index(text) for text in index or ()),
-        graph=open_sources(None, top_k, graph or None).graph,
-        data=data,
-        runs=runs,
-        results=results,
-        sampling=options.sampling(temperature, max_tokens, 0),
-        mail=_mail(context),
-        top_k=top_k,
-        offered=strategy,
-        queue=places,
-        seconds=request_timeout,
-    )
-    log = Log(texts=log_texts)
-    app = create_app(service, access=access, log=log)
-    note = "" if keys else "without --api-key, only programs on this machine may ask"
-    listen(app, host=host, port=port, note=note, queue=places, grace=grace, log=log)
+    indexes = options.named_indexes(index, top_k)
+    with held(data):
+        service = Service(
+            # A model behind an address gets as many requests at once as there are questions.
+            [load_model(spec, **given, **_at_once(spec, concurrency)) for spec in model or ()],
+            indexes=indexes,
+            graph=open_sources(None, top_k, graph or None).graph,
+            data=data,
+            runs=runs,
+            results=results,
+            sampling=options.sampling(temperature, max_tokens, 0),
+            mail=_mail(context),
+            top_k=top_k,
+            offered=strategy,
+            queue=places,
+            seconds=request_timeout,
+        )
+        app = create_app(service, access=access, log=log)
+        note = "" if keys else "without --api-key, only programs on this machine may ask"
+        listen(app, host=host, port=port, note=note, queue=places, grace=grace, log=log)
 
 
 def _at_once(spec: str, concurrency: int) -> dict[str, Any]:

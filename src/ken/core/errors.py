@@ -30,6 +30,18 @@ class ModelError(KenError):
     """A model could not be loaded or did not answer, after the retries that were allowed."""
 
 
+SHORTEN = "shorten the question"
+
+
+class PromptTooLong(ModelError):
+    """A prompt that a model cannot take. `problem` is the message without what to do about it, which depends on what
+    was in the prompt; the last of it is always `SHORTEN`."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"{problem}; use fewer passages, or {SHORTEN}")
+        self.problem = problem
+
+
 class SourceError(KenError):
     """A source (index, retriever) is missing, broken or did not answer."""
 

@@ -36,6 +36,22 @@ def lock_file(handle: int) -> None:
     fcntl.flock(handle, fcntl.LOCK_EX)
 
 
+def try_lock_file(handle: int) -> bool:
+    """Have an open file for this process alone until it is closed, or see at once that another has it: False."""
+    try:
+        if os.name == "nt":
+            import msvcrt
+
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+        else:
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
 def sync_folder(folder: Path) -> None:
     """Make renames inside `folder` durable, where the system can."""
     if os.name == "posix":

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from urllib.parse import urlsplit
 
 from ken.core import BadInput, ModelError, Sampling, Unsupported, Usage
+from ken.core.errors import PromptTooLong
 from ken.core.seeding import derive_seed
 from ken.models.chat_chunks import ReportedError, StreamedReply
 from ken.models.chat_completions import (
@@ -26,6 +27,7 @@ from ken.models.chat_completions import (
 )
 from ken.models.conversation import Conversation, Generation, Score
 from ken.models.failures import (
+    GIVE_KEY,
     Failure,
     of_connection,
     of_event,
@@ -142,7 +144,7 @@ class EndpointModel:
         The tokens of one request are shared evenly among its samples, so that usage adds up; `seconds` is the wall time
         of the call. With `on_text` (n = 1) the server is asked to stream, and a failure after the first piece is final.
         Raises `ModelError` when the server cannot be reached, refuses the request, or gives no completion after all
-        retries.
+        retries; `PromptTooLong` when it says so.
         """
         check_call(n, on_text)
         told = 0
@@ -245,8 +247,10 @@ class EndpointModel:
                 allowed = min(self.retries, 1) if failure.unreachable and not self._reached else self.retries
                 if not failure.passing or failures > allowed:
                     tries = "" if failures == 1 else f" in {failures} attempts"
-                    sentence = f"{self.spec} gave no answer{tries}: {failure}; {failure.remedy}"
-                    raise ModelError(self._without_key(sentence)) from None
+                    problem = self._without_key(f"{self.spec} gave no answer{tries}: {failure}")
+                    raise (
+                        PromptTooLong(problem) if failure.too_long else ModelError(f"{problem}; {failure.remedy}")
+                    ) from None
                 base, cap = self._backoff
                 wait = random.uniform(0.0, min(cap, base * 2 ** (failures - 1)))
                 if failure.retry_after is not None:
@@ -411,9 +415,7 @@ def _checked_url(url: str) -> str:
 def _checked_key(key: str | None, base_url: str) -> str:
     key = (key or "").strip()
     if not key and base_url == OPENAI_URL:
-        raise BadInput(
-            "there is no API key; set OPENAI_API_KEY or pass --api-key, or name a server of your own with --base-url"
-        )
+        raise BadInput(f"there is no API key; {GIVE_KEY}, or name a server of your own with --base-url")
     if not all("!" <= character <= "~" for character in key):
         raise BadInput("the API key holds characters that a key cannot have; copy it again")
     return key

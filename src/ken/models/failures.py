@@ -14,6 +14,8 @@ from ken.models.chat_completions import BrokenReply, excerpt
 
 OPTIONAL = {"temperature", "top_p", "max_tokens", "seed", "stop", "logprobs", "n", "stream", "stream_options"}
 
+GIVE_KEY = "set OPENAI_API_KEY or pass --api-key (--upstream-key where clients have keys of their own)"
+
 PASSING = {408, 409, 429}  # and all of 5xx
 
 LONGEST_PAUSE = 60.0  # seconds; a server that asks for more will not answer this run
@@ -24,6 +26,7 @@ class Failure(Exception):
 
     passing: asking again may help. retry_after: seconds that the server asks to wait first. unreachable: there was no
     connection.
+    too_long: the server cannot take as long a prompt.
     rejected: the body of a reply that calls the request wrong, in which a parameter may be named.
     """
 
@@ -35,6 +38,7 @@ class Failure(Exception):
         passing: bool = True,
         retry_after: float | None = None,
         unreachable: bool = False,
+        too_long: bool = False,
         rejected: bytes = b"",
     ) -> None:
         super().__init__(problem)
@@ -42,6 +46,7 @@ class Failure(Exception):
         self.passing = passing
         self.retry_after = retry_after
         self.unreachable = unreachable
+        self.too_long = too_long
         self.rejected = rejected
 
 
@@ -88,16 +93,17 @@ def of_status(status: int, headers: Mapping[str, str], body: bytes, model: str, 
             return Failure(answer, f"the server asks to wait {wait:.0f} s; try again later", passing=False)
         return Failure(answer, remedy, retry_after=wait)
     remedies = {
-        401: "the API key is wrong or missing; set OPENAI_API_KEY or pass --api-key",
+        401: f"the API key is wrong or missing; {GIVE_KEY}",
         403: f"this API key may not use {model}; check its permissions and the model name",
         404: f"check the model name {model!r} and the base URL (most end in /v1)",
         405: "check the base URL (most end in /v1)",
-        413: "the prompt is too long for this server; show fewer passages",
     }
     remedy = remedies.get(status, "check the model name and the options of this run")
-    if status == 400 and _about_length(said):
-        remedy = "the prompt is too long for this model; show fewer passages or lower max_tokens"
-    return Failure(answer, remedy, passing=False, rejected=body if status in {400, 422} else b"")
+    about_length = status == 413 or (status == 400 and _about_length(said))
+    if about_length and (too_many := re.search(r"max_(completion_)?tokens", said)):  # what is asked may be short
+        remedy = f"lower {too_many[0]}, or use fewer passages"
+    too_long = about_length and not too_many
+    return Failure(answer, remedy, passing=False, too_long=too_long, rejected=body if status in {400, 422} else b"")
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

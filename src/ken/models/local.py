@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ken.core import BadInput, ModelError, Sampling, Usage
+from ken.core.errors import PromptTooLong
 from ken.models.conversation import Conversation, Generation, Instruction, Message, Score
 from ken.models.protocol import check_call
 
@@ -116,8 +117,8 @@ class LocalModel:
         """Continue a conversation `n` times; sample i > 0 draws with seed + i. `on_text` (n = 1) is told each token's
         text.
 
-        Raises `ModelError` when the conversation exceeds the context, and for all who share a batch when the model
-        fails; `BadInput` for n < 1.
+        Raises `PromptTooLong` when the conversation exceeds the context, `ModelError` for all who share a batch when
+        the model fails; `BadInput` for n < 1.
         """
         check_call(n, on_text)
         contrast = None
@@ -166,15 +167,13 @@ class LocalModel:
         self._thread.shutdown(wait=False)
 
     def _check(self, ids: Sequence[int]) -> None:
-        """Raise `ModelError` unless these ids can stand before a token that is to be predicted."""
+        """Raise `ModelError` or `PromptTooLong` unless these ids can stand before a token that is to be predicted."""
         if self._closed:
             raise ModelError(f"{self.spec} has been closed; load it again")
         if not ids:
             raise ModelError(f"the prompt is empty for {self.spec}; its chat template or tokenizer gives no tokens")
         if len(ids) >= self.limit:
-            raise ModelError(
-                f"the prompt has {len(ids)} tokens, {self.spec} takes fewer than {self.limit}; use fewer passages"
-            )
+            raise PromptTooLong(f"the prompt has {len(ids)} tokens, {self.spec} takes fewer than {self.limit}")
 
     async def _alone(self, work: Callable[..., T], *arguments: object) -> T:
         """Run `work` in the model's thread, between batches."""

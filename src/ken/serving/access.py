@@ -16,9 +16,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from ken.core import BadInput
 from ken.serving.errors import ApiError, error_response, wants_page
 from ken.serving.keys import COOKIE, COOKIE_SECONDS, Keys
-from ken.serving.limits import RateLimit, TooLarge, limited
+from ken.serving.limits import MEBIBYTE, RateLimit, TooLarge, limited
 
-MEBIBYTE = 1024 * 1024
 SAFE = {"GET", "HEAD", "OPTIONS"}
 
 # Open without a key: whether the server lives, how to log in and how that page looks, and what mail programs and
@@ -33,12 +32,14 @@ class Access:
 
     keys: any of them opens it. rate: requests a minute that one key (or address) may make to /v1/ and to whatever
     changes something; None: any number. request_bytes, upload_bytes: the largest body, and the largest form with files.
+    seconds: in which a body, or every MiB of a larger one, must arrive.
     """
 
     keys: Sequence[str] = ()
     rate: float | None = None
     request_bytes: int = MEBIBYTE
     upload_bytes: int = 257 * MEBIBYTE  # with what a form puts around its files
+    seconds: float = 300.0
 
 
 def keys_of(given: Sequence[str] | None) -> tuple[str, ...]:
@@ -90,7 +91,7 @@ class Door:
             else:
                 await error_response(request, error)(scope, receive, send)
             return
-        await self.app(scope, limited(receive, most), send)
+        await self.app(scope, limited(receive, most, self.access.seconds), send)
 
     def _check(self, request: Request) -> None:
         headers = request.headers

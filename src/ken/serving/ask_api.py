@@ -9,9 +9,9 @@ from fastapi.responses import Response
 
 from ken.core import Trajectory
 from ken.serving.bodies import body_of, described
-from ken.serving.completion import summary
+from ken.serving.completion import failed, summary
 from ken.serving.disconnect import while_there
-from ken.serving.errors import NO_RETRY, ApiError, ErrorReply
+from ken.serving.errors import ErrorReply
 from ken.serving.service import Ask, Service
 
 router = APIRouter(prefix="/v1", tags=["Ken"])
@@ -33,9 +33,8 @@ async def ask(request: Request, asked: Annotated[Ask, Depends(body_of(Ask))]) ->
     request.state.log |= {"strategy": asked.strategy}
     request.state.log_texts["question"] = asked.question
     trajectory = await while_there(request, service.attempt(asked))
-    request.state.log |= summary(trajectory)
+    request.state.log |= {"model": trajectory.model, **summary(trajectory)}
     request.state.log_texts["answer"] = trajectory.answer
     if trajectory.error:
-        told = {"trajectory": trajectory.model_dump(mode="json")}
-        raise ApiError(502, trajectory.error, code="upstream_error", headers=NO_RETRY, extra=told)
+        raise failed(trajectory, trajectory=trajectory.model_dump(mode="json"), param="question")
     return Response(trajectory.model_dump_json(), media_type="application/json")

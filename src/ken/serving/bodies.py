@@ -27,7 +27,8 @@ def body_of(kind: type[Body]) -> Callable[[Request], Awaitable[Body]]:
         try:
             return kind.model_validate_json(await request.body(), strict=True)
         except ValidationError as error:
-            raise RequestValidationError(error.errors(include_url=False)) from None
+            wrong = error.errors(include_url=False)
+            raise RequestValidationError([{**one, "loc": ("body", *one["loc"])} for one in wrong]) from None
 
     return read
 

@@ -22,7 +22,7 @@ from ken.serving.answer_text import AnswerText
 from ken.serving.citations import appendix, citations
 from ken.serving.completion import answered, ken_info, new_id, passage_infos, stops, summary, token_usage
 from ken.serving.disconnect import ended, while_there
-from ken.serving.errors import ApiError, as_api_error
+from ken.serving.errors import ApiError, as_api_error, note
 from ken.serving.openai_types import ChatRequest
 from ken.serving.service import Ask, Service
 from ken.serving.sse import EventStream, event
@@ -135,7 +135,7 @@ async def _chunks(
             raise ApiError(502, problem, code="answer_changed", extra={"ken": told_all})
     except Exception as error:
         failed = as_api_error(error)
-        request.state.log |= {"error": failed.code, "message": failed.message.replace(body.messages[-1].content, "…")}
+        note(request, failed)
         yield event(failed.body())
         if failed.status == 500:  # a defect; raised here, it would break the reply off instead of ending it
             logging.getLogger("uvicorn.error").error("Exception in a stream", exc_info=error)

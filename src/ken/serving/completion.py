@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ken.core import Observation, Trajectory
+from ken.core.errors import SHORTEN
 from ken.serving.answer_text import cut
 from ken.serving.citations import Citation, citations, cited
 from ken.serving.errors import NO_RETRY, ApiError
@@ -36,18 +37,26 @@ def completion(body: ChatRequest, trajectory: Trajectory) -> dict[str, Any]:
 
 
 def answered(trajectory: Trajectory) -> str:
-    """The answer. Raises `ApiError` when there is none."""
+    """The answer. Raises `ApiError` when there is none, or nothing in it."""
     if trajectory.error:
-        code, problem = "upstream_error", trajectory.error
-    elif trajectory.answer is None:
-        code = "no_answer"
+        raise failed(trajectory, ken=ken_info(trajectory, (), error=trajectory.error), param="messages")
+    if not (trajectory.answer or "").strip():
         problem = (
             "the model gave no answer in the form that the strategy asks for; raise max_tokens, use another strategy, "
             "or a model that follows instructions better"
         )
-    else:
-        return trajectory.answer
-    raise ApiError(502, problem, code=code, headers=NO_RETRY, extra={"ken": ken_info(trajectory, (), error=problem)})
+        told = ken_info(trajectory, (), error=problem)
+        raise ApiError(502, problem, code="no_answer", headers=NO_RETRY, extra={"ken": told})
+    return trajectory.answer or ""
+
+
+def failed(trajectory: Trajectory, /, *, param: str, **extra: Any) -> ApiError:
+    """The error of an attempt that met one: the client's when the model's prompt became too long, with its question in
+    the parameter `param`; else that of the model or index. extra: what goes beside it."""
+    problem = trajectory.error or ""
+    if problem.endswith(SHORTEN):
+        return ApiError(400, problem, code="context_length_exceeded", param=param, extra=extra)
+    return ApiError(502, problem, code="upstream_error", headers=NO_RETRY, extra=extra)
 
 
 def ken_info(trajectory: Trajectory, sources: Sequence[Citation], *, error: str | None = None) -> dict[str, Any]:
@@ -97,7 +106,7 @@ def summary(trajectory: Trajectory) -> dict[str, Any]:
     decision, usage = trajectory.decision, trajectory.usage
     return {
         "knows": decision.knows if decision else None,
-        "answered": trajectory.answer is not None,
+        "answered": bool((trajectory.answer or "").strip()),
         "searches": usage.search_calls,
         "model_calls": usage.model_calls,
         "prompt_tokens": usage.prompt_tokens,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -15,7 +16,7 @@ from starlette.exceptions import HTTPException
 from ken.core import BadInput, ModelError, SourceError, Unsupported
 from ken.core.errors import KenError
 from ken.serving.queue import Busy, Closing
-from ken.serving.service import TooSlow
+from ken.serving.service import TooSlow, Unknown
 
 
 class ErrorDetail(BaseModel):
@@ -68,6 +69,10 @@ def as_api_error(error: BaseException) -> ApiError:
             return ApiError(503, str(error), code="shutting_down", headers={"Retry-After": "5"})
         case TooSlow():
             return ApiError(504, str(error), code="timeout", headers=NO_RETRY)
+        case Unknown(kind="model"):
+            return ApiError(404, str(error), code="model_not_found", param="model")
+        case Unknown(kind=kind):
+            return ApiError(400, str(error), code="invalid_value", param=kind)
         case BadInput() | Unsupported():
             return ApiError(400, str(error), code="invalid_value")
         case ModelError() | SourceError():
@@ -86,7 +91,7 @@ NO_RETRY = {"x-should-retry": "false"}
 
 # What a client may send to OpenAI and not to Ken, since silence would mislead: by parameter, what to do instead.
 REFUSED = {
-    "n": "one choice is all there is; ask again for another",
+    "n": "there is one choice, always; leave it out, and ask again for another",
     "stop": "give up to 16 strings that are not empty",
     "tools": "the strategies use tools of their own, not those of the client; leave it out",
     "functions": "the strategies use tools of their own, not those of the client; leave it out",
@@ -110,17 +115,17 @@ def _of_validation(error: RequestValidationError) -> ApiError:
     if problem["type"] in {"json_invalid", "json_type"}:
         said = problem.get("ctx", {}).get("error", "")
         return ApiError(400, f"the body is not JSON ({said}); send a JSON object", code="invalid_json")
-    place = [part for part in problem["loc"] if part not in {"body", "query", "path"}]
+    place = list(problem["loc"][1:])  # the first says where the parameter was looked for: body, query, path
     param = _named(place)
     top = str(place[0]) if place else ""
     if problem["type"] == "extra_forbidden":
         return ApiError(400, f"there is no parameter {param!r}; leave it out", code="unknown_parameter", param=param)
     if problem["type"] == "missing":
-        what = f"{param!r} is missing" if param else "the body is missing"
-        return ApiError(400, f"{what}; send it as a JSON object", code="missing_required_parameter", param=param)
+        what = f"{param!r} is missing; add it" if param else "the body is missing; send a JSON object"
+        return ApiError(400, what, code="missing_required_parameter", param=param)
     if problem["type"] in {"too_short", "string_too_short"} and problem["ctx"].get("min_length") == 1:
         return ApiError(400, f"{param!r} is empty; it needs something in it", code="invalid_value", param=param)
-    said = problem["msg"].removeprefix("Value error, ")
+    said = problem["msg"].removeprefix("Value error, ").replace(" after validation", "")
     if top in REFUSED:
         code = "unsupported_value"
         return ApiError(400, f"{param!r} cannot be used like this: {REFUSED[top]}", code=code, param=param)
@@ -147,7 +152,7 @@ def _of_http(error: HTTPException) -> ApiError:
     }
     standard = HTTPStatus(error.status_code).phrase
     said = error.detail if isinstance(error.detail, str) and error.detail != standard else ""
-    codes = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
+    codes = {404: "not_found", 405: "method_not_allowed", 408: "request_timeout", 413: "request_too_large"}
     return ApiError(
         error.status_code,
         said or sentences.get(error.status_code, standard.lower()),
@@ -173,7 +178,7 @@ def wants_page(path: str, accept: str) -> bool:
 def error_response(request: Request, error: BaseException) -> Response:
     """The reply to a request that failed."""
     found = as_api_error(error)
-    _note(request, found)
+    note(request, found)
     if wants_page(request.url.path, request.headers.get("accept", "")):
         from ken.serving.web.pages import page
 
@@ -193,14 +198,17 @@ def error_response(request: Request, error: BaseException) -> Response:
     return reply
 
 
-def _note(request: Request, error: ApiError) -> None:
-    """What the log says of it: of a client's mistakes the kind, of others' failures the sentence."""
+def note(request: Request, error: ApiError) -> None:
+    """What the log says of it: the kind, and of the server's own failures the sentence. What a model or an index says
+    of a failure may hold what it was asked, in whatever form; of that only its status."""
     fields, texts = getattr(request.state, "log", {}), getattr(request.state, "log_texts", {})
     fields["error"] = error.code or _type(error.status)
-    if error.status >= 500:
-        fields["message"] = error.message
-        if question := texts.get("question"):  # a server may repeat what it was asked
-            fields["message"] = error.message.replace(question, "…")
+    if error.code != "upstream_error":
+        fields |= {"message": error.message} if error.status >= 500 else {}
+        return
+    texts["message"] = error.message
+    if answered := re.search(r" answered (\d{3})\b", error.message):
+        fields["upstream_status"] = int(answered[1])
 
 
 def handle_errors(app: FastAPI) -> None:

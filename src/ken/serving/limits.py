@@ -1,7 +1,8 @@
-"""How much a client may send: bytes at once, requests a minute."""
+"""How much a client may send, and how slowly: bytes at once, requests a minute."""
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections import OrderedDict
@@ -12,6 +13,7 @@ from starlette.types import Message, Receive
 
 from ken.core import BadInput
 
+MEBIBYTE = 1024 * 1024
 REMEMBERED = 10_000  # clients; who has not been seen for longest is forgotten first
 
 
@@ -47,16 +49,32 @@ class TooLarge(HTTPException):
         super().__init__(413, f"the request is larger than {most:,} bytes; send less at once")
 
 
-def limited(receive: Receive, most: int) -> Receive:
-    """`receive` that raises `TooLarge` when a body turns out to be so, whether or not it announced its length."""
-    left = most
+class TooLate(HTTPException):
+    """A body of which too little came in `seconds`."""
+
+    def __init__(self, seconds: float) -> None:
+        said = f"the request did not arrive within {seconds:g} s; send it faster, or less at once"
+        super().__init__(408, said, {"Connection": "close"})
+
+
+def limited(receive: Receive, most: int, seconds: float) -> Receive:
+    """`receive` that raises `TooLarge` when a body turns out to be so, whether or not it announced its length, and
+    `TooLate` when it does not arrive in `seconds`; of a large one, when every further MiB takes longer than that."""
+    got, whole, started = 0, False, time.monotonic()
 
     async def counted() -> Message:
-        nonlocal left
-        message = await receive()
-        left -= len(message.get("body", b""))
-        if left < 0:
+        nonlocal got, whole
+        if whole:  # after the body comes the end of the connection, whenever that is
+            return await receive()
+        try:
+            async with asyncio.timeout(started + seconds * (1 + got // MEBIBYTE) - time.monotonic()):
+                message = await receive()
+        except TimeoutError:
+            raise TooLate(seconds) from None
+        got += len(message.get("body", b""))
+        if got > most:
             raise TooLarge(most)
+        whole = not message.get("more_body", False)
         return message
 
     return counted

@@ -16,7 +16,7 @@ from ken.serving.logs import JsonLines, Log
 from ken.serving.queue import Queue
 
 KEEP_ALIVE = 75  # seconds; longer than clients and proxies keep a connection, so that they never write to a closed one
-LAST_SECONDS = 2  # for connections that stay open when all questions are answered: event streams of pages
+LAST_SECONDS = 2  # for questions that are broken off, and then for connections that stay open: event streams of pages
 
 
 def listen(
@@ -33,7 +33,8 @@ def listen(
 ) -> None:
     """Serve `app`. Prints the address once it accepts connections, also when `port` is 0, and `note` after it.
 
-    queue: when the server is asked to end, it takes nothing new and what is in the queue has `grace` seconds to finish.
+    queue: when the server is asked to end, it takes nothing new and what is in the queue has `grace` seconds to finish,
+        or until ctrl-c is pressed once more; the rest is broken off with `Closing`.
     log: where uvicorn's warnings go, as JSON; None: as text to standard error.
 
     Raises `BadInput` for a port in use.
@@ -48,7 +49,8 @@ def listen(
                 f"cannot listen on {host} port {port} ({error.strerror or error}); choose another with --port"
             ) from error
         listener.listen(1024)
-        shown = f"[{host}]" if ":" in host else host
+        reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # of all of this machine's, one to open
+        shown = f"[{reachable}]" if ":" in reachable else reachable
         print(f"serving {what} at http://{shown}:{listener.getsockname()[1]}{path} (ctrl-c ends)", flush=True)
         if note:
             print(note, flush=True)
@@ -77,8 +79,11 @@ class _Server(uvicorn.Server):
             drained = asyncio.ensure_future(self._queue.drained())
             forced = asyncio.ensure_future(self._forced())
             await asyncio.wait({drained, forced}, timeout=self._grace, return_when=asyncio.FIRST_COMPLETED)
-            for future in (drained, forced):
-                future.cancel()
+            forced.cancel()
+            self._queue.end()
+            await asyncio.wait({drained}, timeout=LAST_SECONDS)
+            drained.cancel()
+            self.force_exit = False  # those who are told that it ends must still hear it
         await super().shutdown(list(sockets) if sockets is not None else None)
 
     async def _forced(self) -> None:

@@ -61,6 +61,10 @@ class KenServer(MCPServer[None]):
     """The SDK's server, whose tool errors are one clear sentence."""
 
     async def call_tool(self, name: str, arguments: dict[str, Any], context: Context[None, Any] | None = None) -> Any:
+        tool = next((tool for tool in await self.list_tools() if tool.name == name), None)
+        takes = arguments if tool is None else tool.input_schema["properties"]
+        if unknown := sorted(arguments.keys() - takes.keys()):  # the SDK would drop it, and do something else
+            raise ToolError(f"there is no argument {unknown[0]!r}; {name} takes {', '.join(takes)}")
         try:
             return await super().call_tool(name, arguments, context)
         except UnexpectedToolError:

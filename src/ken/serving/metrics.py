@@ -56,7 +56,7 @@ class Metrics:
         if trajectory is None:
             self._attempts.labels(asked.strategy, "cut off").inc()
             return
-        outcome = "error" if trajectory.error else "no answer" if trajectory.unfinished else "answer"
+        outcome = "error" if trajectory.error else "answer" if (trajectory.answer or "").strip() else "no answer"
         self._attempts.labels(trajectory.strategy, outcome).inc()
         if trajectory.decision is not None:
             verdict = {True: "yes", False: "no", None: "unclear"}[trajectory.decision.knows]

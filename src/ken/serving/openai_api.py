@@ -22,7 +22,7 @@ from ken.serving.completion import completion, summary
 from ken.serving.disconnect import while_there
 from ken.serving.errors import ApiError, ErrorReply
 from ken.serving.openai_types import ChatCompletion, ChatMessage, ChatRequest, ModelEntry, ModelList
-from ken.serving.service import MAX_EXCHANGES, Ask, Service
+from ken.serving.service import MAX_EXCHANGES, Ask, Service, Unknown
 
 PREFIX = "ken/"
 STARTED = int(time.time())
@@ -81,10 +81,14 @@ def model_ids(service: Service) -> list[str]:
 
 
 def as_ask(service: Service, body: ChatRequest) -> Ask:
-    """What a request asks. Raises `ApiError` for a model that there is not, or messages that end with no question."""
+    """What a request asks. Raises `ApiError` for a model or index that there is not, or messages that end with no
+    question."""
     name, _, spec = body.model.removeprefix(PREFIX).partition("/")
     if not body.model.startswith(PREFIX) or name not in service.strategies or (spec and spec not in service.models):
         raise _unknown(body.model)
+    if (index := body.ken.index) is not None and index not in service.indexes:
+        problem = Unknown("index", index, service.indexes)
+        raise ApiError(400, str(problem), code="invalid_value", param="ken.index")
     instructions, history, question = read_messages(body.messages)
     changes = {
         "temperature": body.temperature,
@@ -97,7 +101,7 @@ def as_ask(service: Service, body: ChatRequest) -> Ask:
         question=question,
         strategy=name,
         model=spec or None,
-        index=body.ken.index,
+        index=index,
         top_k=body.ken.top_k,
         sampling=sampling,
         history=history,

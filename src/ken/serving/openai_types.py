@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
+from ken.core import Origin
+
 PART = {
     "type": "object",
     "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
@@ -120,15 +122,23 @@ class ChatRequest(BaseModel):
     verbosity: Any = None
 
 
-class DecisionInfo(BaseModel):
-    """The model's judgement whether it knows the answer; `confidence` is its probability that it does."""
+class Reply(BaseModel):
+    """What Ken sends: what stands here and nothing else."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class DecisionInfo(Reply):
+    """The model's judgement whether it knows the answer; `confidence` is its probability that it does. `source` is
+    where it chose to look, where it had a choice; "inside" when it knows."""
 
     knows: bool | None
+    source: Origin | None
     confidence: float | None
     rationale: str
 
 
-class PassageInfo(BaseModel):
+class PassageInfo(Reply):
     """A passage by name; POST /v1/ask gives its text."""
 
     id: str
@@ -136,7 +146,7 @@ class PassageInfo(BaseModel):
     score: float | None
 
 
-class SearchInfo(BaseModel):
+class SearchInfo(Reply):
     """A search and what it brought; `error` says why it brought nothing."""
 
     query: str
@@ -144,7 +154,7 @@ class SearchInfo(BaseModel):
     error: str | None
 
 
-class CitationInfo(BaseModel):
+class CitationInfo(Reply):
     """A passage that holds the answer, as far as it was shown to the model."""
 
     number: int
@@ -153,17 +163,18 @@ class CitationInfo(BaseModel):
     text: str
 
 
-class UsageInfo(BaseModel):
+class UsageInfo(Reply):
     """What the attempt cost, all calls of the model together. `seconds` are of wall time, waiting included."""
 
     prompt_tokens: int
     completion_tokens: int
     model_calls: int
     search_calls: int
+    graph_calls: int
     seconds: float
 
 
-class KenInfo(BaseModel):
+class KenInfo(Reply):
     """How the answer came about.
 
     question: as the strategy was asked; it differs from the last message where that leant on earlier ones.
@@ -183,7 +194,7 @@ class KenInfo(BaseModel):
     error: str | None
 
 
-class AnswerMessage(BaseModel):
+class AnswerMessage(Reply):
     """The answer. `reasoning_content` is what the model thought aloud."""
 
     role: Literal["assistant"] = "assistant"
@@ -192,7 +203,7 @@ class AnswerMessage(BaseModel):
     refusal: None = None
 
 
-class AnswerChoice(BaseModel):
+class AnswerChoice(Reply):
     """The only choice."""
 
     index: Literal[0] = 0
@@ -201,7 +212,7 @@ class AnswerChoice(BaseModel):
     finish_reason: Literal["stop"] = "stop"
 
 
-class TokenUsage(BaseModel):
+class TokenUsage(Reply):
     """Tokens, of all calls of the model together."""
 
     prompt_tokens: int
@@ -209,7 +220,7 @@ class TokenUsage(BaseModel):
     total_tokens: int
 
 
-class ChatCompletion(BaseModel):
+class ChatCompletion(Reply):
     """A reply that is not streamed."""
 
     id: str
@@ -221,7 +232,7 @@ class ChatCompletion(BaseModel):
     ken: KenInfo
 
 
-class ModelEntry(BaseModel):
+class ModelEntry(Reply):
     """A model of /v1/models: `ken/STRATEGY` with the server's first model, or `ken/STRATEGY/SPEC`."""
 
     id: str
@@ -230,7 +241,7 @@ class ModelEntry(BaseModel):
     owned_by: str = "ken"
 
 
-class ModelList(BaseModel):
+class ModelList(Reply):
     """All models."""
 
     object: Literal["list"] = "list"

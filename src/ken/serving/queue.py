@@ -23,7 +23,10 @@ class Busy(KenError):
 
 
 class Closing(KenError):
-    """The server finishes what it has begun and takes nothing new."""
+    """The server ends: it takes nothing new, or what has begun had its time."""
+
+    def __init__(self) -> None:
+        super().__init__("the server is shutting down; ask again when it is back")
 
 
 class Queue:
@@ -40,6 +43,7 @@ class Queue:
         self._slots = asyncio.Semaphore(concurrency)
         self._seconds = 1.0  # what an attempt takes, smoothed over the last ones
         self._closing = False
+        self._clocks: set[asyncio.Timeout] = set()  # of those who run or wait; without a limit until `end`
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -50,14 +54,30 @@ class Queue:
 
     @asynccontextmanager
     async def place(self) -> AsyncIterator[None]:
-        """Wait for a place and hold it. Raises `Busy` when too many wait already, `Closing` after `close`."""
+        """Wait for a place and hold it. Raises `Busy` when too many wait already, `Closing` after `close` and in those
+        who are there at `end`."""
         if self._closing:
-            raise Closing("the server is shutting down; ask again when it is back")
+            raise Closing
         if self._slots.locked() and self.queued >= self.waiting:
             raise Busy(
                 f"the server is busy: {self.running} questions run and {self.queued} wait; try again later",
                 self.retry_after(),
             )
+        try:
+            async with asyncio.timeout(None) as clock:
+                self._clocks.add(clock)
+                try:
+                    async with self._held():
+                        yield
+                finally:
+                    self._clocks.discard(clock)
+        except TimeoutError:
+            if clock.expired():
+                raise Closing from None
+            raise
+
+    @asynccontextmanager
+    async def _held(self) -> AsyncIterator[None]:
         self._empty.clear()
         self.queued += 1
         try:
@@ -81,8 +101,14 @@ class Queue:
         return min(max(1, math.ceil(self._seconds * (self.queued + 1) / self.concurrency)), LONGEST_WAIT)
 
     def close(self) -> None:
-        """Take nothing new. What runs or waits goes on."""
+        """Take nothing new. What runs or waits goes on, until `end`."""
         self._closing = True
+
+    def end(self) -> None:
+        """Break off what runs or waits, with `Closing`."""
+        self.close()
+        for clock in self._clocks:
+            clock.reschedule(0.0)
 
     async def drained(self) -> None:
         """Wait until nothing runs or waits."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -28,6 +29,14 @@ REWRITE_TOKENS = 1024  # most new tokens of a rewriting, as in `ken.agents.rewri
 
 class TooSlow(KenError):
     """An attempt took longer than the server allows."""
+
+
+class Unknown(BadInput):
+    """A name that this server does not know, of a strategy, a model or an index; the message names those there are."""
+
+    def __init__(self, kind: Literal["strategy", "model", "index"], name: str, known: Iterable[str]) -> None:
+        super().__init__(f"this server has no {kind} {name!r}; it has {', '.join(known) or 'none'}")
+        self.kind = kind
 
 
 class Ask(Frozen):
@@ -99,9 +108,9 @@ class Service:
         return self._offered
 
     def strategy(self, name: str) -> Strategy:
-        """A strategy by its name. Raises `BadInput` naming those there are."""
+        """A strategy by its name. Raises `Unknown`."""
         if name not in self._offered:
-            raise BadInput(f"this server has no strategy {name!r}; it has {', '.join(self._offered)}")
+            raise Unknown("strategy", name, self._offered)
         return load_strategy(name)
 
     def able(self, name: str) -> bool:
@@ -110,27 +119,26 @@ class Service:
         return self.strategy(name).lacks([origin for origin, source in given.items() if source]) is None
 
     def model(self, spec: str | None = None) -> Model:
-        """A model by its spec; None: the first. Raises `BadInput` naming those there are."""
+        """A model by its spec; None: the first. Raises `Unknown`, or `BadInput` when there is none at all."""
         if not self.models:
             raise BadInput("this server has no model; start it with --model SPEC")
         if spec is None:
             return next(iter(self.models.values()))
         if spec not in self.models:
-            raise BadInput(f"this server has no model {spec!r}; it has {', '.join(self.models)}")
+            raise Unknown("model", spec, self.models)
         return self.models[spec]
 
     async def retriever(self, name: str | None = None) -> Retriever | None:
         """An index by its name, opened once and kept open; None: the first, if there is any.
 
-        Raises `BadInput` naming those there are, `SourceError` for one that is broken.
+        Raises `Unknown`, and `SourceError` for one that is broken.
         """
         if name is None:
             name = next(iter(self.indexes), None)
             if name is None:
                 return None
         if name not in self.indexes:
-            there = f"it has {', '.join(self.indexes)}" if self.indexes else "it has none"
-            raise BadInput(f"this server has no index {name!r}; {there}")
+            raise Unknown("index", name, self.indexes)
         async with self._opening:
             if name not in self._opened:
                 sources = await asyncio.to_thread(open_sources, self.indexes[name], self.top_k)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 
 def event(data: Any, name: str = "") -> str:
@@ -23,3 +25,9 @@ class EventStream(StreamingResponse):
     def __init__(self, events: AsyncIterator[str], *, status_code: int = 200) -> None:
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         super().__init__(events, status_code=status_code, headers=headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        except asyncio.CancelledError:  # by the end of the server: the reply ends too, instead of breaking off
+            await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -1,7 +1,8 @@
 """Files that people upload: their names checked, and built into an index in a process of its own.
 
     DATA/indexes/NAME/files/…    what was uploaded
-    DATA/indexes/NAME/index/     the index; a folder without a finished one is a leftover and is removed
+    DATA/indexes/NAME/index/     the index
+    DATA/indexes/NAME/building   there until the index is finished; a folder that still has it is a leftover
 
 Documents are read by parsers that a hostile file can make run for hours or fill the memory (a pdf of a kilobyte may
 unpack to gigabytes). So they are read in a child process with limits (`building`); when it meets one, the upload
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import re
 import shutil
 import sys
@@ -33,6 +35,8 @@ MAX_FILES = 1000
 MAX_NAME = 120  # characters
 
 WALL_SECONDS = 1800  # of a build
+
+MARKER = "building"  # beside what is uploaded: nothing without it is ever removed, since it may be all that is left
 
 _NAME = re.compile(r"[^\W_][\w.-]{0,63}")
 
@@ -57,10 +61,12 @@ class Uploads:
         self.folder = service.data / "indexes"
         self.builds: dict[str, Build] = {}
         for place in sorted(self.folder.glob("*")) if self.folder.is_dir() else ():
-            if _finished(place):
-                service.indexes.setdefault(place.name, place / "index")
-            else:
+            if (problem := _problem(place)) is None:
+                self._finish(place.name, place)
+            elif (place / MARKER).exists():
                 shutil.rmtree(place, ignore_errors=True)
+            else:
+                logging.getLogger(__name__).warning("%s is kept, but not offered as an index: %s", place, problem)
 
     async def receive(self, request: Request) -> Build:
         """Take the files of a multipart form (fields `name`, `files`, and `skip` to leave out what cannot be read), and
@@ -95,15 +101,17 @@ class Uploads:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             place.mkdir()
+            (place / MARKER).touch()
             (place / "files").mkdir()
         except FileExistsError as error:
-            raise BadInput(f"an index {name!r} is being made; choose another name") from error
+            raise BadInput(f"the name {name!r} is taken; choose another name") from error
         except OSError as error:
             raise BadInput(f"{place} cannot be made ({error.strerror or error})") from error
         return place
 
     def _finish(self, name: str, place: Path) -> None:
-        self.service.indexes[name] = place / "index"
+        (place / MARKER).unlink(missing_ok=True)
+        self.service.indexes.setdefault(name, place / "index")
 
 
 class Build:
@@ -235,11 +243,12 @@ def _save(part: UploadFile, path: Path) -> None:
         shutil.copyfileobj(part.file, file, 1 << 20)
 
 
-def _finished(place: Path) -> bool:
+def _problem(place: Path) -> str | None:
+    """Why there is no index to offer in a folder of ours; None when there is one."""
     from ken.sources.search.storage import read_manifest
 
     try:
         read_manifest(place / "index")
-    except SourceError:
-        return False
-    return True
+    except SourceError as error:
+        return str(error)
+    return None

@@ -11,7 +11,6 @@ old one; what a killed build leaves behind is removed by the next one.
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from typing import ClassVar, Generic, TypeVar
 from pydantic import Field, ValidationError
 
 from ken.core import BadInput, SourceError
-from ken.core.files import write_whole
+from ken.core.files import try_lock_file, write_whole
 from ken.core.frozen import Frozen
 
 _LOCK = ".lock"
@@ -112,7 +111,7 @@ class Generations(Generic[Manifest]):
     def writing(self, folder: Path) -> Iterator[None]:
         """Hold the writer lock of a folder. The system releases it when the process ends, however it ends."""
         with (folder / _LOCK).open("ab") as file:
-            if not _lock(file.fileno()):
+            if not try_lock_file(file.fileno()):
                 raise SourceError(f"another process is writing to the {self.what} {folder}; wait until it has finished")
             yield
 
@@ -176,18 +175,3 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
-
-
-def _lock(handle: int) -> bool:
-    try:
-        if os.name == "nt":
-            import msvcrt
-
-            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
-        else:
-            import fcntl
-
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True

@@ -165,6 +165,9 @@ def _pdf(path: Path) -> tuple[str, str]:
         raise
     except Exception as error:  # pypdf meets broken files with many kinds of errors
         where = f"after page {len(pages)}" if pages else "from its start"
+        if "Limit" in type(error).__name__:  # a class that pypdf 5 does not have
+            problem = f"the pdf unpacks to far more than a page holds {where}; save it again or remove it"
+            raise DataError(path, 1, problem) from error
         raise DataError(
             path, 1, f"the pdf cannot be read {where} ({type(error).__name__}); save it again or remove it"
         ) from error
