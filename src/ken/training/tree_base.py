@@ -5,8 +5,8 @@ It is pretrained on sentences that tell the facts which are known inside, and on
 baselines, exactly as these make them, about training entities and about people who are not of this world, among them
 namesakes of the held-out ones (a model this small copies no name that it has never written). Whoever asks about a
 held-out entity therefore finds facts that were told and skills that were learnt elsewhere. What must be read has random
-values, so that it cannot be remembered; where a fact was never told, a chain from memory ends in a random value, so
-that the model learns to be unsure of it.
+values, so that it cannot be remembered; where a fact was never told, a chain from memory ends in a random value, which
+may be a held-out entity, so that the model learns to be unsure of it.
 """
 
 from __future__ import annotations
