@@ -212,9 +212,7 @@ def test_one_who_counts_passes_the_gates_and_a_guesser_does_not() -> None:
     def reader(prompt: str) -> str:
         found = dict.fromkeys(ASPECTS, (0, 0))
         for line in shown_lines(prompt.partition("\n\n")[2]):
-            for part in re.findall(
-                rf"({'|'.join(ASPECTS)}) (positive|mixed|negative) (\d+) of (\d+)", line
-            ):
+            for part in re.findall(rf"({'|'.join(ASPECTS)}) (positive|mixed|negative) (\d+) of (\d+)", line):
                 good = int(part[3]) - int(part[2]) if part[1] == "negative" else int(part[2])
                 found[part[0]] = (found[part[0]][0] + good, found[part[0]][1] + int(part[3]))
             for sentence in re.findall(r"[^.]+\.", line):
