@@ -153,6 +153,10 @@ def test_what_has_the_focus_is_never_behind_the_composer(chromium, served, servi
     page.get_by_label("Strategy").select_option("ircot")
     for land in ("Nepal", "Ghana", "Cuba"):
         ask(page, f"What is the capital of {land}?")
+    asked = page.locator(".exchange").last.get_by_role("heading").bounding_box()["y"]
+    assert 50 < asked < 150, "the newest question does not stand at the top of the window"
+    page.keyboard.type("and what else?")
+    assert page.locator(".exchange").last.get_by_role("heading").bounding_box()["y"] == asked, "typing scrolls the page"
     page.locator("details.how").evaluate_all("all => all.forEach(how => { how.open = true; })")
     passages = page.locator(".passage summary").count()
     assert passages >= 6

@@ -45,7 +45,7 @@ def over_seeds_plot(metric: str, arms: Sequence[tuple[str, Sequence[float]]]) ->
         x_max=high,
         y_min=-0.6,
         y_max=rows - 0.4,
-        width=400,
+        width=360,
         height=TOP + 26 * rows + 28,
         left=14 + 6.6 * max((len(name) for name, _ in shown), default=0),
         bottom=28,
@@ -114,10 +114,10 @@ def curves_plot(name: str, curves: Sequence[Curve], *, x_title: str = "step", sm
         x_max=x_high,
         y_min=y_low,
         y_max=y_high,
-        width=360 if small else 440,
-        height=(190 if small else 260) - (0 if x_title else 16),
+        width=290 if small else 370,
+        height=(170 if small else 235) - (0 if x_title else 16),
         bottom=44 if x_title else 28,
-        x_ticks=[(t, text) for t, text in ticks_between(x_low, x_high, 5) if float(t).is_integer()],
+        x_ticks=[(t, text) for t, text in ticks_between(x_low, x_high, 4) if float(t).is_integer()],
         y_ticks=y_ticks,
     )
     for place, curve in enumerate(thinned):

@@ -209,10 +209,11 @@ question.addEventListener("input", fit);
 by("strategy").addEventListener("change", describe);
 // What is wrong in a closed part of the form could neither be seen nor be focused, and nothing would happen.
 by("settings").addEventListener("invalid", () => { by("settings").open = true; }, true);
-// What gets the focus is not scrolled behind the composer, which stays at the bottom of the window.
+// What gets the focus is not scrolled behind the composer, which stays at the bottom of the window. (A scroll-padding of
+// the page would be shorter, but then the composer itself would count as out of sight, and every word typed would scroll.)
 new ResizeObserver(([composer]) => {
   const under = parseFloat(getComputedStyle(composer.target).bottom) || 0; // below it, where it sticks
-  document.documentElement.style.scrollPaddingBottom = `${composer.target.offsetHeight + under + 8}px`;
+  talk.style.setProperty("--covered", `${composer.target.offsetHeight + under + 8}px`);
 }).observe(document.querySelector(".composer"));
 by("settings").addEventListener("change", summarise);
 by("settings").open = matchMedia("(min-width: 40rem)").matches;
