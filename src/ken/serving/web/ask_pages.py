@@ -31,10 +31,6 @@ STRATEGY_WORDS = {
         "sc": "closed book five times; the majority answers",
         "choose": "closed book; picks among the candidates of a question that has some",
     },
-    "decides whether to look outside": {
-        "adaptive": "says first whether it knows, and searches only if not",
-        "adaptive-tools": "says first whether it knows; if not, whether to search or to run Python",
-    },
     "searches": {
         "rag": "retrieves once, whatever the model knows",
         "search": "thinks, searches and reads in turns",
@@ -42,6 +38,10 @@ STRATEGY_WORDS = {
         "self-ask": "asks itself follow-up questions",
         "stepwise": "plans one retrieval a step",
         "tree": "splits the question, and trusts the likeliest answer to each part",
+    },
+    "decides whether to look outside": {
+        "adaptive": "says first whether it knows, and searches only if not",
+        "adaptive-tools": "says first whether it knows; if not, whether to search or to run Python",
     },
     "reads whole documents": {
         "long-context": "finds the best document and reads all of it",
