@@ -132,6 +132,24 @@ def test_a_server_that_is_away_is_told_and_forgotten_once_it_is_back(
     chromium.problems.clear()  # chromium logs that it could not load
 
 
+def test_what_is_told_again_stays_and_is_read_out_once(served: Serve, chromium: Chromium, service: Service) -> None:
+    page = chromium.page(served(service) + "/runs")
+    same, said = page.evaluate(
+        """async () => {
+          const { tell } = await import("/static/live.js");
+          const notice = () => document.querySelector("#main > #problem");
+          tell("away");
+          const first = notice();
+          tell("away");
+          const same = notice() === first;
+          tell("broken");
+          return [same, [...document.querySelectorAll("[role=alert]")].map((e) => e.textContent)];
+        }"""
+    )
+    assert same
+    assert said == ["broken"]
+
+
 def test_stages_stand_in_their_order_and_kinds_of_tasks_share_a_plot(
     served: Serve, chromium: Chromium, service: Service
 ) -> None:

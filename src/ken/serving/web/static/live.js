@@ -40,9 +40,9 @@ export async function renew(address, ...ids) {
 }
 
 /** Say what is wrong, above everything else or before an element; "" takes it back. */
-export function tell(problem, below = document.getElementById("main").firstElementChild) {
+export function tell(problem, below = null) {
   const told = document.getElementById("problem");
-  if (told && told.textContent === problem && told.nextElementSibling === below) return; // not read out again
+  if (told?.textContent === problem) return; // it stands there, and is not read out again
   told?.remove();
   if (!problem) return;
   const notice = document.createElement("p");
@@ -50,7 +50,7 @@ export function tell(problem, below = document.getElementById("main").firstEleme
   notice.className = "error";
   notice.setAttribute("role", "alert");
   notice.textContent = problem;
-  below.before(notice);
+  (below ?? document.getElementById("main").firstElementChild).before(notice);
 }
 
 // An element that has no id is known by where it leads or what it is called.
