@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2s
 
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
@@ -45,12 +46,14 @@ def mount(app: FastAPI) -> None:
 
     @app.get("/runs", include_in_schema=False)
     def listing(request: Request) -> Response:
+        mark = _mark(runs, "")
         known = runs.all()
         reproduced = find_reproductions(service.results)
         return page(
             request,
             "runs.html",
             root=service.runs.absolute(),
+            mark=mark,
             runs=[(run, *_summary(run)) for run in known],
             reproduced=reproduced,
             papers=shipped(),
@@ -64,6 +67,7 @@ def mount(app: FastAPI) -> None:
             raise ApiError(
                 404, f"There is no run {name[:200]!r} below {service.runs.absolute()}; it may have been moved."
             )
+        mark = _mark(runs, name)
         with run.lock:
             colours = colours_of(run.stages)
             stages = [(stage, *panels(stage, colours)) for stage in run.stages]
@@ -71,6 +75,7 @@ def mount(app: FastAPI) -> None:
                 request,
                 "run.html",
                 run=run,
+                mark=mark,
                 stages=stages,
                 started=any(stage.metrics.curves for stage in run.stages),
                 papers=shipped(),
@@ -78,8 +83,8 @@ def mount(app: FastAPI) -> None:
             )
 
     @app.get("/runs/events", include_in_schema=False)
-    async def changes(name: str = "") -> Response:
-        return EventStream(_changes(runs, name))
+    async def changes(name: str = "", seen: str = "") -> Response:
+        return EventStream(_changes(runs, name, seen))
 
     @app.get("/runs/arms", include_in_schema=False)
     def arms(request: Request, slug: str = "", settings: str = "") -> Response:
@@ -102,21 +107,20 @@ def mount(app: FastAPI) -> None:
         )
 
 
-async def _changes(runs: TrainingRuns, name: str) -> AsyncIterator[str]:
-    """An event whenever there is something new to see: of one run, or without a name of all. Comments between keep the
-    connection open, and show the server that it still is."""
+def _mark(runs: TrainingRuns, name: str) -> str:
+    """Another one whenever there is something new to see: of one run, or without a name of all."""
+    watched = [run for run in [runs.get(name)] if run is not None] if name else runs.all()
+    return blake2s("".join(run.mark for run in watched).encode(), digest_size=8).hexdigest()
 
-    def look() -> str:
-        if not name:
-            return "".join(run.mark for run in runs.all())
-        run = runs.get(name)
-        return run.mark if run is not None else ""
 
-    seen, quiet = await asyncio.to_thread(look), 0
+async def _changes(runs: TrainingRuns, name: str, seen: str) -> AsyncIterator[str]:
+    """An event whenever there is something new to see. seen: the mark of what the page shows, so that nothing is missed
+    that was written before it listens. Comments between keep the connection open, and show the server that it is."""
+    quiet = 0
     yield ": watching\n\n"
     while True:
         await asyncio.sleep(LOOK)
-        now = await asyncio.to_thread(look)
+        now = await asyncio.to_thread(_mark, runs, name)
         quiet += 1
         if now != seen:
             seen, quiet = now, 0
