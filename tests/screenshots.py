@@ -1,7 +1,9 @@
-"""Takes the pictures of Ask and Audit in docs/images: `python tests/screenshots.py docs/images`.
+"""Takes all pictures of docs/images: `python tests/screenshots.py docs/images`, which takes five minutes.
 
-The model, the documents and the questions are those of FactWorld: `lab/factworld` at temperature 1, audited on
-the first 120 test questions, once with three passages a search and once with one. Takes about a minute.
+- Ask and Audit: `lab/factworld` at temperature 1 over FactWorld, audited on the first 120 test questions, once with
+  three passages a search and once with one.
+- Papers: the catalogue with the results of this repository, and a smoke run of KnowRL.
+- Runs: `ken train adasearch` on FactWorld's training questions, 22 steps of solving and 40 of deciding.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from browser import DESK, PHONE, Chromium
 from capitals import run_ken
@@ -22,6 +25,7 @@ from ken.serving.service import Service
 # The model was never taught its boundary: its verdict is a coin flip. With this seed it falls one way for the first
 # question, and the other way for the second.
 SAMPLING = Sampling(temperature=1.0, seed=54)
+RESULTS = Path(__file__).parents[1] / "results"
 ASKED = ("What is the school of Pugru?", "What is the employer of Pojouwes?")
 
 
@@ -33,18 +37,28 @@ def main(out: Path) -> None:
         (folder / "data" / "questions").mkdir(parents=True)
         lines = (folder / "world" / "questions-test.jsonl").read_text().splitlines(keepends=True)
         (folder / "data" / "questions" / "factworld-120.jsonl").write_text("".join(lines[:120]))
+        (folder / "runs").mkdir()
+        recipe = ("adasearch", "--model", "lab/factworld", "--questions", "world/questions-train.jsonl")
+        steps = ("--index", "factworld", "--steps", 22, "--decide-steps", 40, "--out", "runs/my-run")
+        trained = run_ken("train", *recipe, *steps, cwd=folder, seconds=900)
+        assert trained.returncode == 0, trained.stderr
         service = Service(
             [load_model("lab/factworld")],
             indexes={"factworld": folder / "factworld"},
             data=folder / "data",
+            runs=folder / "runs",
+            results=RESULTS,
             sampling=SAMPLING,
         )
         with running(service) as address, sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
-            take(Chromium(browser), address, out)
+            chromium = Chromium(browser)
+            ask_and_audit(chromium, address, out)
+            papers(chromium, address, out)
+            runs(chromium, address, out)
 
 
-def take(chromium: Chromium, address: str, out: Path) -> None:
+def ask_and_audit(chromium: Chromium, address: str, out: Path) -> None:
     audit(chromium.page(f"{address}/audit"), "three-passages", 3)
     audit(chromium.page(f"{address}/audit"), "one-passage", 1)
     for size, scheme in ((DESK, "light"), (PHONE, "dark")):
@@ -62,11 +76,46 @@ def take(chromium: Chromium, address: str, out: Path) -> None:
             "compare?a=three-passages&b=one-passage": "compare",
         }.items():
             page = chromium.page(f"{address}/audit/{path}", size=size, scheme=scheme)
+            if what == "audit" and size == DESK:  # the numbers, and the plots below them
+                page.get_by_role("heading", name="Strategies").evaluate("heading => heading.scrollIntoView()")
             page.screenshot(path=out / f"{what}-{name}")
             if what == "attempts":
                 page.locator("td a").first.click()
                 page.locator(".steps").first.wait_for()
                 page.screenshot(path=out / f"attempt-{name}")
+    assert chromium.close_pages() == []
+
+
+def papers(chromium: Chromium, address: str, out: Path) -> None:
+    for name, path, size, scheme in (
+        ("papers", "/papers", DESK, "light"),
+        ("papers-phone", "/papers", PHONE, "dark"),
+        ("papers-map", "/papers?view=map&outside=documents", DESK, "light"),
+    ):
+        chromium.page(address + path, size=size, scheme=scheme).screenshot(path=out / f"{name}.png")
+    paper(chromium, f"{address}/papers/adasearch").screenshot(path=out / "paper.png")
+    phone = paper(chromium, f"{address}/papers/adasearch", size=PHONE)
+    phone.locator("#claims").evaluate("claims => claims.scrollIntoView()")
+    phone.screenshot(path=out / "paper-phone.png")
+    smoke = paper(chromium, f"{address}/papers/knowrl", scheme="dark")
+    smoke.get_by_role("button", name="Start the smoke run").click()
+    smoke.locator("#smoke .badge", has_text="finished").wait_for(timeout=600_000)
+    smoke.locator("#smoke").evaluate("smoke => smoke.scrollIntoView()")
+    smoke.screenshot(path=out / "paper-smoke.png")
+    assert chromium.close_pages() == []
+
+
+def paper(chromium: Chromium, address: str, **look: Any) -> Page:
+    """A paper's page, once its row is read."""
+    page = chromium.page(address, **look)
+    page.locator("#row:not([data-reading])").wait_for(timeout=120_000)
+    return page
+
+
+def runs(chromium: Chromium, address: str, out: Path) -> None:
+    path = f"{address}/runs/training?name=my-run"
+    chromium.page(path).screenshot(path=out / "run.png")
+    chromium.page(path, size=PHONE, scheme="dark").screenshot(path=out / "run-phone.png")
     assert chromium.close_pages() == []
 
 

@@ -228,7 +228,7 @@ def test_the_order_of_attempts_changes_nothing(report):
 
 
 def test_questions_without_golds_count_only_for_searches_and_cost(report):
-    assert any("1 of 5 questions have no accepted answer" in note for note in report.notes)
+    assert any("1 of 5 questions has no accepted answer" in note for note in report.notes)
 
 
 def test_without_any_gold_nothing_about_right_or_wrong_is_claimed():
@@ -261,7 +261,7 @@ def test_a_failed_sample_takes_its_question_out_of_the_oracle_and_the_report_say
     assert report.known == pytest.approx(1 / 3), "oslo of oslo, lima, rome"
     assert [b.questions for b in of(report, "adaptive").boundaries] == [3, 4]
     assert report.failures == (("paris", "direct, sample 1", "it is down"),)
-    assert any(note.startswith("1 of 4 questions lack closed-book attempts") for note in report.notes)
+    assert any(note.startswith("1 of 4 questions lacks closed-book attempts") for note in report.notes)
 
 
 def test_when_every_sample_failed_the_report_does_not_speak_of_samples():

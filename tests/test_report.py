@@ -6,12 +6,14 @@ import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
+from importlib.resources import files
 from itertools import pairwise
 
 import pytest
 from test_audit_measure import ATTEMPTS, OSLO, PARIS, SETTINGS, attempt
 
-from ken.auditing import AuditSettings, measure
+from ken.agents import STRATEGIES
+from ken.auditing import AuditSettings, charts, measure
 from ken.auditing.charts import accuracy_against_lookups
 from ken.auditing.html import render_html
 from ken.core import Passage, Search, Trajectory
@@ -93,7 +95,7 @@ def test_it_shows_the_numbers_of_the_report():
     assert "The model can answer 50%" in re.sub(r"\s+", " ", text)
     for heading in ("Strategies", "Accuracy and what it costs", "Decisions", "Calibration", "Cost", "Worth a look"):
         assert heading in text
-    assert "1 of 5 questions have no accepted answer" in text
+    assert "1 of 5 questions has no accepted answer" in text
 
 
 def test_hostile_texts_stay_text():
@@ -164,7 +166,17 @@ def test_ten_thousand_failures_do_not_make_a_page_of_ten_thousand_rows():
     assert "And 500 more, all in audit.json." in found.text
 
 
-LABEL = re.compile(r'<text class="label" x="([\d.-]+)" y="([\d.-]+)">([^<]*)</text>')
+SVG = (charts.WIDTH, charts.HEIGHT)
+LABEL = re.compile(r'<text class="label" x="([\d.-]+)" y="([\d.-]+)" text-anchor="(start|end)">([^<]*)</text>')
+
+
+def labels(svg: str) -> list[tuple[float, float, float, str]]:
+    """(y, left, right, text) of every label, letters as wide as the chart takes them for."""
+    found = []
+    for x, y, anchor, text in LABEL.findall(svg):
+        left = float(x) - (charts.LETTER * len(text) if anchor == "end" else 0)
+        found.append((float(y), left, left + charts.LETTER * len(text), text))
+    return sorted(found)
 
 
 @pytest.mark.parametrize(
@@ -177,11 +189,11 @@ LABEL = re.compile(r'<text class="label" x="([\d.-]+)" y="([\d.-]+)">([^<]*)</te
 )
 def test_labels_of_the_chart_do_not_cover_each_other_or_leave_the_chart(points):
     svg = str(accuracy_against_lookups(points))
-    boxes = sorted((float(y), float(x), float(x) + 7 * len(text), text) for x, y, text in LABEL.findall(svg))
+    boxes = labels(svg)
     assert {name for *_, text in boxes for name in text.split(", ")} == {name for name, *_ in points}
     for y, left, right, _ in boxes:
-        assert 0 < y < 300
-        assert 0 <= left < right <= 440
+        assert 0 < y < SVG[1]
+        assert 0 <= left < right <= SVG[0]
     for one in boxes:
         for other in boxes:
             if one is not other:
@@ -193,6 +205,87 @@ def test_strategies_at_the_same_place_share_one_point():
     svg = str(accuracy_against_lookups([("direct", 0.0, 0.4), ("search", 0.0, 0.4)]))
     assert svg.count("<circle") == 1
     assert "direct, search" in svg
+
+
+# What a reader sees of a report's plots: texts that leave their drawing, lie over each other, or are hard to read.
+UNREADABLE = """() => {
+  const found = [], over = (a, b) =>
+    a.right > b.left + 1 && b.right > a.left + 1 && a.bottom > b.top + 1 && b.bottom > a.top + 1;
+  const channel = (v) => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+  const light = (colour) => {
+    const [r, g, b] = colour.match(/[0-9.]+/g).map((v) => channel(Number(v)));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  for (const svg of document.querySelectorAll("svg")) {
+    const edge = svg.getBoundingClientRect(), scale = edge.width / svg.viewBox.baseVal.width;
+    const texts = [...svg.querySelectorAll("text")].map((e) => [e, e.getBoundingClientRect()]);
+    for (const [e, box] of texts) {
+      if (box.left < edge.left - 1 || box.right > edge.right + 1) found.push(`cut: ${e.textContent}`);
+      if (parseFloat(getComputedStyle(e).fontSize) * scale < 10) found.push(`small: ${e.textContent}`);
+    }
+    texts.forEach(([e, box], i) => texts.slice(i + 1).forEach(([other, its]) => {
+      if (!e.matches(".tick, .axis") && over(box, its)) found.push(`${e.textContent} over ${other.textContent}`);
+    }));
+    for (const e of svg.querySelectorAll(".inbar")) {
+      const [a, b] = [light(getComputedStyle(e).fill), light(getComputedStyle(e.previousElementSibling).fill)];
+      const contrast = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+      if (contrast < 4.5) found.push(`contrast ${contrast.toFixed(1)} on ${e.previousElementSibling.classList}`);
+    }
+  }
+  return found;
+}"""
+
+
+def plots(count: int) -> str:
+    """The report's plots of so many strategies: of some the numbers differ, and of many they all but agree."""
+    names = list(STRATEGIES)[:count]
+    lookups = [(name, (i % 4) / 2, 0.4 + 0.1 * (i % 3)) for i, name in enumerate(names)]
+    tokens = [(name, 16.0 + 7 * i + 200 * (i % 5 == 4), 0.4 + 0.1 * (i % 3)) for i, name in enumerate(names)]
+    uses = ("needed", "wasted", "harmful", "missed", "saved")
+    bars = [(name, [(use, 1 + (i + k) % 4) for k, use in enumerate(uses)]) for i, name in enumerate(names)]
+    front = [(tokens[0][1], tokens[0][2]), (tokens[1][1], tokens[1][2])]
+    drawn = [
+        charts.accuracy_against_lookups(lookups),
+        charts.accuracy_against_tokens(tokens, front),
+    ]
+    figures = "".join(f"<figure>{svg}</figure>" for svg in drawn)
+    return f'<div class="row">{figures}</div><div class="bars">{charts.stacked_bars(bars)}</div>'
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("count", [2, 4, 8, len(STRATEGIES)])
+def test_plots_of_few_and_of_many_strategies_are_readable(launched, count, width, scheme):
+    frame = render_html(measure(ATTEMPTS, SETTINGS), ATTEMPTS)
+    head, _, _ = frame.partition("<h1>")
+    page = launched.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page.set_content(f"{head}{plots(count)}</body></html>")
+    assert page.evaluate(UNREADABLE) == []
+    said = page.locator("body").inner_text()
+    assert [name for name in list(STRATEGIES)[:count] if name not in said] == []
+    wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert wide <= 0
+    page.close()
+
+
+def test_no_name_is_crossed_out_by_the_line_of_the_best():
+    points = [("direct", 16.0, 0.44), ("search", 16.0, 0.44), ("adaptive", 32.0, 0.44), ("rag", 66.0, 0.61)]
+    svg = str(charts.accuracy_against_tokens(points, [(16.0, 0.44), (66.0, 0.61)]))
+    (path,) = re.findall(r'<polyline class="ideal" points="([^"]*)"', svg)
+    corners = [tuple(map(float, corner.split(","))) for corner in path.split()]
+    for y, left, right, text in labels(svg):
+        for (x1, y1), (x2, y2) in pairwise(corners):
+            beside = max(x1, x2) <= left or min(x1, x2) >= right
+            assert beside or max(y1, y2) <= y - 10 or min(y1, y2) >= y + 3, f"{text} is crossed out"
+
+
+def test_the_report_and_the_list_of_attempts_give_a_use_of_searches_the_same_colour():
+    report = files("ken.auditing").joinpath("templates/report.css").read_text(encoding="utf-8")
+    pages = files("ken.serving.web").joinpath("static/ken.css").read_text(encoding="utf-8")
+    for use in ("needed", "wasted", "harmful", "missed", "saved"):
+        colours = [re.findall(rf"--{use}: ?(#[0-9a-f]+)", css) for css in (report, pages)]
+        assert len(colours[0]) == 2, "one light, one dark"
+        assert colours[0] == colours[1]
 
 
 def test_a_browser_shows_it_without_overflow(tmp_path):

@@ -12,17 +12,19 @@ from pathlib import Path
 
 import httpx
 import pytest
-from browser import PHONE, SECONDS, faults
+from browser import DESK, PHONE, SECONDS, faults
 from capitals import CAPITALS, build_index, reply, serve
 from faulty_server import FaultyServer
 from running import ken_serve, running
 
 import ken
+from ken.agents import STRATEGIES
 from ken.core import ModelError, Passage
 from ken.models.scripted import ScriptedModel
 from ken.serving import uploads
 from ken.serving.access import Access
 from ken.serving.service import Service
+from ken.sources.graph.store import TripleStore
 
 HOSTILE = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script></textarea>&lt;b&gt;"
 
@@ -115,6 +117,85 @@ def test_strategy_model_and_index_are_picked(chromium, served, service, tmp_path
     page.get_by_label("Model").select_option("openai/other")
     page.get_by_label("Strategy").select_option("direct")
     assert ask(page, "What is the capital of Nepal?").locator(".answer-text").inner_text() == "42"
+
+
+def test_every_strategy_that_is_offered_says_what_it_does(chromium, served, service):
+    every = Service(service.models.values(), graph=TripleStore.of([]), data=service.data, offered=list(STRATEGIES))
+    page = chromium.page(served(every) + "/ask")
+    said = page.locator("#strategy option").evaluate_all("all => all.map(o => [o.value, o.dataset.words])")
+    assert {name for name, _ in said} == set(STRATEGIES)
+    assert [name for name, words in said if not words] == []
+    assert page.locator("#strategy > option").count() == 0, "one is in no group"
+
+
+def test_a_strategy_without_words_is_offered_with_its_name_alone(chromium, served, service, monkeypatch):
+    monkeypatch.setitem(STRATEGIES, "of-ones-own", STRATEGIES["direct"])
+    own = Service(service.models.values(), data=service.data, offered=["direct", "of-ones-own"])
+    page = chromium.page(served(own) + "/ask")
+    page.get_by_label("Strategy").select_option("of-ones-own")
+    assert page.locator("#words").inner_text() == ""
+
+
+UNDER_THE_COMPOSER = """() => {
+  const [focus, over] = [document.activeElement, document.querySelector(".composer")];
+  if (focus === document.body || over.contains(focus)) return null; // the body: no element has it
+  const [a, b] = [focus.getBoundingClientRect(), over.getBoundingClientRect()];
+  const hidden = a.top < b.bottom && b.top < a.bottom && a.left < b.right && b.left < a.right;
+  return hidden ? focus.outerHTML.slice(0, 80) : null;
+}"""
+
+
+@pytest.mark.parametrize("size", [DESK, PHONE])
+@pytest.mark.parametrize("key", ["Tab", "Shift+Tab"])
+def test_what_has_the_focus_is_never_behind_the_composer(chromium, served, service, key, size):
+    page = chromium.page(served(service) + "/ask", size=size)
+    page.locator("#settings").evaluate("settings => { settings.open = true; }")
+    page.get_by_label("Strategy").select_option("ircot")
+    for land in ("Nepal", "Ghana", "Cuba"):
+        ask(page, f"What is the capital of {land}?")
+    asked = page.locator(".exchange").last.get_by_role("heading").bounding_box()["y"]
+    assert 50 < asked < 150, "the newest question does not stand at the top of the window"
+    page.keyboard.type("and what else?")
+    assert page.locator(".exchange").last.get_by_role("heading").bounding_box()["y"] == asked, "typing scrolls the page"
+    page.locator("details.how").evaluate_all("all => all.forEach(how => { how.open = true; })")
+    passages = page.locator(".passage summary").count()
+    assert passages >= 6
+    page.locator("#question").focus()
+    seen, hidden = set(), []
+    for _ in range(3 * passages + 40):
+        page.keyboard.press(key)
+        if under := page.evaluate(UNDER_THE_COMPOSER):
+            hidden.append(under)
+        seen.add(page.evaluate("[...document.querySelectorAll('.passage summary')].indexOf(document.activeElement)"))
+    assert seen >= set(range(passages)), "the keys did not walk through all"
+    assert hidden == []
+
+
+def test_a_wrong_number_in_the_closed_settings_is_shown_and_not_silence(chromium, served, service):
+    page = chromium.page(served(service) + "/ask", size=PHONE)
+    page.locator("#send:enabled").wait_for()
+    page.locator("#settings > summary").click()
+    page.get_by_label("Passages").fill("0")
+    page.locator("#settings > summary").click()
+    assert page.get_by_label("Passages").is_hidden()
+    send(page, "What is the capital of Peru?")
+    page.locator("#settings[open]").wait_for()
+    assert page.evaluate("document.activeElement.id") == "top_k"  # where the browser says what is wrong with it
+    assert page.locator(".exchange").count() == 0
+    assert page.get_by_label("Question", exact=True).input_value() == "What is the capital of Peru?"
+
+
+def test_an_answer_without_a_word_is_told_to_be_none(chromium, served, service):
+    mute = Service([ScriptedModel(lambda _: "")], indexes=service.indexes, data=service.data)
+    page = chromium.page(served(mute) + "/ask")
+    page.get_by_label("Strategy").select_option("tree")  # which takes what it was told, and that is ""
+    exchange = ask(page, "What is the capital of Peru?")
+    assert exchange.locator(".answer-text").inner_text() == "It gave no answer."
+    assert page.get_by_role("status").first.inner_text() == "It gave no answer."
+    assert exchange.locator(".step.malformed").count() > 0
+    assert exchange.locator(".step pre:empty, .step .words:empty").count() == 0
+    page.reload()
+    assert page.locator(".answer-text").inner_text() == "It gave no answer."
 
 
 def test_steps_show_as_they_come_and_stop_stops_the_model(chromium, served, tmp_path):
@@ -227,6 +308,7 @@ def test_without_its_script_the_page_says_so_and_sends_nothing(chromium, served,
 def test_a_server_without_a_model_says_how_to_start_it(chromium, served, tmp_path):
     page = chromium.page(served(Service([], data=tmp_path)) + "/ask")
     assert "ken serve --model" in page.locator(".error").inner_text()
+    assert "Ask something" not in page.locator("main").inner_text()
     assert page.get_by_role("button", name="Ask", exact=True).is_disabled()
 
 
@@ -379,8 +461,9 @@ def test_an_upload_that_is_no_form_or_has_no_files_or_two_of_one_name_is_refused
 
 
 def test_an_upload_that_is_too_large_is_refused_before_and_after_it_is_sent(chromium, served, service):
-    address = served(service, access=Access(upload_bytes=1 << 20))
+    address = served(service, access=Access(upload_bytes=2 << 20))  # as `ken serve --max-upload 1` has it
     page = chromium.page(address + "/ask")
+    assert "1 MB at a time" in page.locator("#documents").text_content()
     assert "upload at most 1 MB" in upload(page, "large", ("a.txt", b"x" * (1 << 21)))
     refused = httpx.post(address + "/ask/indexes", data={"name": "n"}, files=[("files", ("a.txt", b"x" * (1 << 21)))])
     assert refused.status_code == 413

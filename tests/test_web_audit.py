@@ -130,11 +130,33 @@ def test_progress_is_shown_and_an_audit_is_cancelled_and_goes_on(chromium, serve
     assert page.locator(".badge", has_text="cancelled").is_visible()
     answered = len((tmp_path / "data/audits/long/run/trajectories.jsonl").read_text().splitlines())
     assert 0 < answered < ATTEMPTS
+    told = page.locator("main").inner_text()  # to go on is a button here, and no command
+    assert "“Go on” goes on from here." in told
+    assert "ken audit" not in told
+    assert "same command" not in told
+    bar = page.locator(".bar", has=page.get_by_role("button", name="Go on"))
+    assert bar.get_by_role("link", name="Every attempt").is_visible()
     model.open()
     page.get_by_role("button", name="Go on").click()
     page.locator(".report").wait_for()
     assert page.locator(".badge", has_text="done").is_visible()
     assert len((tmp_path / "data/audits/long/run/trajectories.jsonl").read_text().splitlines()) == ATTEMPTS
+
+
+def test_a_server_that_is_away_is_told_on_the_page_of_a_running_audit_until_it_is_back(chromium, served, tmp_path):
+    model = Gated(answers=20)
+    page = chromium.page(served(make_service(tmp_path, model)) + "/audit")
+    order(page, "long")
+    assert model.waits.wait(SECONDS)
+    page.route("**/events", lambda route: route.abort("connectionrefused"))
+    page.reload()
+    assert page.get_by_role("alert").inner_text().startswith("The server does not answer.")
+    page.unroute("**/events")
+    page.get_by_role("alert").wait_for(state="detached")
+    model.open()
+    page.locator(".report").wait_for()
+    assert chromium.problems
+    chromium.problems.clear()  # chromium logs that it could not load
 
 
 def test_an_audit_goes_on_after_a_restart_of_the_server(chromium, tmp_path):
@@ -201,7 +223,7 @@ def test_two_audits_are_compared(chromium, served, tmp_path):
     audit(page, "good")
     page.get_by_role("link", name="All audits").click()
     page.get_by_text("New audit").click()
-    page.get_by_label("Model").select_option("openai/forgetful")
+    page.get_by_label("Model", exact=True).select_option("openai/forgetful")
     audit(page, "bad")
     page.get_by_role("link", name="All audits").click()
     page.get_by_label("Compare", exact=True).select_option("good")
@@ -210,8 +232,14 @@ def test_two_audits_are_compared(chromium, served, tmp_path):
     assert page.get_by_text("8 questions were asked in both").is_visible()
     rag = page.locator("h2", has_text="rag").locator("xpath=following-sibling::div[1]")
     cells = rag.get_by_role("row", name="exact match").get_by_role("cell").all_inner_texts()
-    assert cells[:4] == ["exact match", "1.000", "0.750", "-0.250"]
-    assert re.fullmatch(r"\[-0\.\d+, [+-]0\.\d+\]", cells[4])
+    assert cells[:3] == ["1.000", "0.750", "-0.250"]
+    assert re.fullmatch(r"\[-0\.\d+, [+-]0\.\d+\]", cells[3])
+    phone = chromium.page(page.url, size=PHONE)
+    for number in range(phone.locator("table.figures tbody tr").count()):  # nothing of a row is beyond the edge
+        for cell in phone.locator("table.figures tbody tr").nth(number).locator("th, td").all():
+            box = cell.bounding_box()
+            assert box["x"] >= 0
+            assert box["x"] + box["width"] <= PHONE[0]
     page.get_by_label("Strategy").select_option("direct")
     page.get_by_role("button", name="Show").click()
     assert page.get_by_text(re.compile(r"^2 attempts")).is_visible()
@@ -233,6 +261,29 @@ def test_questions_are_uploaded_and_kept_to_be_picked_again(chromium, served, se
     assert "3 questions" in page.locator(".report").inner_text()
     page.get_by_role("link", name="All audits").click()
     assert "mine.jsonl" in page.get_by_label("Questions", exact=True).text_content()
+
+
+def test_broken_questions_are_named_without_the_servers_path_and_are_not_in_the_way_of_mended_ones(
+    chromium, served, service
+):
+    page = chromium.page(served(service) + "/audit")
+
+    def send(content):
+        page.get_by_label("or upload a file").set_input_files(
+            [{"name": "mine.jsonl", "mimeType": "", "buffer": content.encode()}]
+        )
+        order(page, "mine")
+
+    send('{"question": 3}\n')
+    said = page.get_by_role("alert").inner_text()
+    assert said.startswith("mine.jsonl:1: expected 'question' to be a string")
+    assert str(service.data) not in page.content().replace(f"<code>{service.data / 'questions'}</code>", "")
+    offered = page.get_by_label("Questions", exact=True).locator("option").all_inner_texts()
+    assert offered == ["capitals.jsonl", "none of these: upload one"]
+    assert sorted(path.name for path in (service.data / "questions").iterdir()) == ["capitals.jsonl"]
+    send('{"question": "What is the capital of Peru?", "golden_answers": ["Lima"]}\n')
+    page.locator(".report").wait_for()
+    assert "mine.jsonl" in page.locator("main").inner_text()
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import json
 import os
 import re
@@ -136,6 +137,16 @@ def test_papers_are_found_while_one_types_and_the_address_tells_what_is_shown(
     expect(page.locator(".paper")).to_have_count(60)
 
 
+def test_every_word_that_the_search_field_proposes_finds_something(
+    served: Serve, chromium: Chromium, service: Service
+) -> None:
+    page = chromium.page(served(service) + "/papers")
+    proposed = re.findall(r"\w+", page.get_by_label("Search titles").get_attribute("placeholder") or "")
+    assert len(proposed) >= 3
+    search = CatalogueSearch(shipped().values())
+    assert [word for word in proposed if not search(word)] == []
+
+
 def test_filters_and_orders_work_without_script(served: Serve, chromium: Chromium, service: Service) -> None:
     page = chromium.page(served(service) + "/papers", script=False)
     page.get_by_label("State").select_option("verdicts")
@@ -185,6 +196,19 @@ def test_the_map_places_every_paper_and_is_walked_by_keyboard(
             break
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", level=1)).to_contain_text(shipped()["ikea"].title)
+
+
+def test_the_maps_rows_keep_their_names_when_a_phone_scrolls_it(
+    served: Serve, chromium: Chromium, service: Service
+) -> None:
+    page = chromium.page(served(service) + "/papers?view=map", size=PHONE)
+    name = page.locator(".map .rows .heading").first
+    before = name.bounding_box()
+    page.get_by_role("region", name="Map of the papers").evaluate("map => { map.scrollLeft = 400; }")
+    after = name.bounding_box()
+    assert before
+    assert after
+    assert abs(after["x"] - before["x"]) < 2
 
 
 def test_every_shipped_paper_has_kinds() -> None:
@@ -237,6 +261,45 @@ def test_a_papers_page_shows_claims_arms_and_plots_with_the_numbers_of_its_resul
         expect(page.locator("main")).to_contain_text(text)
 
 
+def test_a_phone_shows_every_number_of_claims_and_arms_without_scrolling_sideways(
+    served: Serve, chromium: Chromium, service: Service
+) -> None:
+    page = chromium.page(served(service) + "/papers/adasearch", size=PHONE)
+    expect(page.locator("#row[data-reading]")).to_have_count(0)
+    beyond = page.locator(".claims td, .arms td, .arms th").evaluate_all(
+        "(all, width) => all.filter(e => e.getBoundingClientRect().right > width).map(e => e.outerHTML)", PHONE[0]
+    )
+    assert beyond == []
+    first = page.locator("table.arms tbody tr").first
+    for text in ("em\n0.477", "minutes\n0.8"):
+        assert text.split("\n")[1] in first.inner_text()
+        assert first.locator(f'td[data-label="{text.split()[0]}"]').is_visible()
+    for claim in page.locator("table.claims tbody tr").all():  # what is wanted stands beside the value, not alone
+        value, wanted = (claim.locator("td.number").nth(i).bounding_box() for i in (0, 1))
+        assert value
+        assert wanted
+        assert abs(value["y"] - wanted["y"]) < 4
+
+
+def test_no_plot_of_arms_has_a_dot_on_a_name(served: Serve, chromium: Chromium, service: Service) -> None:
+    page = chromium.page(served(service) + "/papers/adasearch")
+    expect(page.locator("#row[data-reading]")).to_have_count(0)
+    touching = page.locator(".measured svg").evaluate_all(
+        """all => all.flatMap(svg => {
+          const names = [...svg.querySelectorAll("text.tick[text-anchor=end]")].map(e => e.getBoundingClientRect());
+          return [...svg.querySelectorAll("circle")].filter(dot => {
+            const d = dot.getBoundingClientRect();
+            return names.some(n => d.left < n.right + 1 && d.top < n.bottom && n.top < d.bottom);
+          }).map(dot => dot.textContent);
+        })"""
+    )
+    assert touching == []
+    curves = page.locator(".measured figure", has=page.get_by_role("img", name=re.compile("^reward_curve")))
+    expect(curves.locator(".axis")).to_have_text("step")
+    expect(curves).to_contain_text("reward, mean over rollouts")
+    expect(curves).to_contain_text("Running means over 9 steps, without bands")  # of six arms
+
+
 def test_a_planned_paper_says_so_and_cannot_be_started(served: Serve, chromium: Chromium, service: Service) -> None:
     address = served(service)
     page = chromium.page(address + "/papers/vaemo")
@@ -269,8 +332,12 @@ def test_a_row_that_cannot_be_loaded_is_told_and_hides_no_other(
     served: Serve, chromium: Chromium, service: Service, fake_row: Path
 ) -> None:
     (fake_row / "rows" / "54_introspective_growth.py").write_text("paper = 1 / 0\n", encoding="utf-8")
+    service.results = fake_row / "none"
     kept_at(fake_row / "data").unlink()  # so that the rows are read, by a process that imports torch
     address = served(service)
+    _, text = ask(f"{address}/papers/{SLUG}")
+    assert "Reading the paper's row" in html.unescape(text)
+    assert "Claims</h2>" not in text, "a heading of nothing"
     page = chromium.page(f"{address}/papers/{SLUG}")
     expect(page.get_by_role("alert")).to_contain_text(
         f"the row of {SLUG} cannot be loaded (ZeroDivisionError: division by zero)", timeout=4 * SECONDS * 1000
@@ -322,6 +389,18 @@ def test_a_smoke_run_is_watched_outlives_a_reload_and_is_cancelled(
     os.close(held(hold))
     page.reload()
     expect(page.locator("#smoke .badge")).to_have_text("running")
+    expect(page.locator("#elapsed")).to_have_text(re.compile(r"^for \d+ s$"))
+    before = page.locator("#elapsed").inner_text()
+    expect(page.locator("#elapsed")).not_to_have_text(before)  # it goes on although the log says nothing
+
+    page.route("**/events*", lambda route: route.abort("connectionrefused"))
+    page.reload()
+    away = page.locator("#smoke").get_by_role("alert")  # and not at the top of a long page
+    expect(away).to_contain_text("The server does not answer.")
+    page.unroute("**/events*")
+    expect(away).to_have_count(0)
+    assert chromium.problems
+    chromium.problems.clear()  # chromium logs that it could not load
 
     other = chromium.page(f"{address}/papers/knowrl")
     expect(other.locator("#smoke")).to_contain_text(f"A smoke run of {SLUG} is under way; one runs at a time.")
@@ -332,6 +411,7 @@ def test_a_smoke_run_is_watched_outlives_a_reload_and_is_cancelled(
     page.get_by_role("button", name="Cancel").click()
     expect(page.locator("#smoke .badge")).to_have_text("cancelled")
     expect(page.get_by_role("log")).to_contain_text("interrupted; nothing is kept of a smoke run")
+    expect(page.get_by_role("log")).not_to_contain_text("go on")
     expect(page.get_by_role("button", name="Run it again")).to_be_enabled()
 
 

@@ -1,11 +1,15 @@
-"""Plots: what is left out of a curve is nothing that one would see, and axes end on round numbers."""
+"""Plots: what is left out of a curve is nothing that one would see, axes end on round numbers, and many curves
+are smoothed."""
 
 from __future__ import annotations
 
+import math
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ken.serving.web.plots import axis, thin
+from ken.serving.web.plots import CROWD, Curve, axis, running_mean, thin, uncrowded
 
 
 @given(
@@ -33,3 +37,19 @@ def test_an_axis_holds_its_values_between_few_round_ticks(values: list[float]) -
     assert 2 <= len(ticks) <= 12
     reach = (high - low) * 1e-6
     assert all(low - reach <= value <= high + reach for value in values)
+
+
+def test_few_curves_are_as_measured_and_many_are_running_means_without_bands() -> None:
+    curves = [
+        Curve(str(n), [(float(x), float(n + x % 2)) for x in range(200)], [0.0] * 200, [9.0] * 200) for n in range(9)
+    ]
+    assert uncrowded(curves[:CROWD]) == (curves[:CROWD], 0)
+    shown, reach = uncrowded(curves)
+    assert reach == 11
+    assert [(c.name, len(c.points), c.low) for c in shown] == [(c.name, 200, ()) for c in curves]
+    assert all(abs(value - n - 0.5) < 0.1 for n, curve in enumerate(shown) for _, value in curve.points[5:-5])
+
+
+def test_a_running_mean_is_that_of_the_finite_neighbours_and_a_gap_stays() -> None:
+    means = [value for _, value in running_mean([(1, 1.0), (2, math.nan), (3, 4.0), (4, 8.0)], 1)]
+    assert means == [pytest.approx(1.0), pytest.approx(math.nan, nan_ok=True), pytest.approx(6.0), pytest.approx(6.0)]

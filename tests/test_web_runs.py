@@ -88,7 +88,7 @@ def test_runs_are_listed_with_their_state(served: Serve, chromium: Chromium, ser
     expect(runs.nth(0).locator(".badge")).to_have_text("running")
     expect(runs.nth(0)).to_contain_text("before the first step")
     expect(runs.filter(has_text="done").locator(".badge")).to_have_text("finished")
-    expect(runs.filter(has_text="done")).to_contain_text("AdaSearch · lab/factworld · step 90 · reward 0.880")
+    expect(runs.filter(has_text="done")).to_contain_text("AdaSearch · lab/factworld · step 90 · reward 0.9 ·")
     expect(runs.filter(has_text="deep/er/stopped").locator(".badge")).to_have_text("interrupted")
     expect(runs.filter(has_text="by-hand")).to_contain_text("step 1")
     page.get_by_role("link", name="deep/er/stopped").click()
@@ -132,6 +132,24 @@ def test_a_server_that_is_away_is_told_and_forgotten_once_it_is_back(
     chromium.problems.clear()  # chromium logs that it could not load
 
 
+def test_what_is_told_again_stays_and_is_read_out_once(served: Serve, chromium: Chromium, service: Service) -> None:
+    page = chromium.page(served(service) + "/runs")
+    same, said = page.evaluate(
+        """async () => {
+          const { tell } = await import("/static/live.js");
+          const notice = () => document.querySelector("#main > #problem");
+          tell("away");
+          const first = notice();
+          tell("away");
+          const same = notice() === first;
+          tell("broken");
+          return [same, [...document.querySelectorAll("[role=alert]")].map((e) => e.textContent)];
+        }"""
+    )
+    assert same
+    assert said == ["broken"]
+
+
 def test_stages_stand_in_their_order_and_kinds_of_tasks_share_a_plot(
     served: Serve, chromium: Chromium, service: Service
 ) -> None:
@@ -156,6 +174,26 @@ def test_stages_stand_in_their_order_and_kinds_of_tasks_share_a_plot(
     expect(last.get_by_role("img", name=re.compile("grad_norm"))).to_be_hidden()
     last.get_by_text("more").click()
     expect(last.get_by_role("img", name=re.compile("grad_norm"))).to_be_visible()
+
+
+def test_a_kind_of_tasks_has_one_colour_in_every_stage_and_the_list_says_the_value_of_the_page(
+    served: Serve, chromium: Chromium, service: Service
+) -> None:
+    run = begin(service.runs / "mine")
+    add(run / "solve", [step(n, **{"reward/inside": 0.25, "reward/search": 0.75}) for n in (1, 2)])
+    add(run, [step(n, **{"reward/decide": 0.5, "reward/inside": n / 1000}) for n in (1, 20)])
+    address = served(service)
+    page = chromium.page(address + "/runs/training?name=mine")
+    legend = page.locator(".keys li", has_text="inside").locator(".key")
+    assert legend.count() == 2
+    assert len({key.get_attribute("class") for key in legend.all()}) == 1
+    for section in page.locator("#live section").all():
+        names = section.locator(".keys li .key").evaluate_all("all => all.map(key => key.className)")
+        assert len(set(names)) == len(names) == 3
+    said = page.locator("#live section").last.locator(".keys li").first.inner_text()
+    assert said == "reward 0.2"
+    page.goto(address + "/runs")
+    expect(page.locator(".runs-list > li")).to_contain_text(f"step 20 · {said} ·")
 
 
 def test_a_long_run_is_thinned_and_keeps_its_spikes(served: Serve, chromium: Chromium, service: Service) -> None:

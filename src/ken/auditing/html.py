@@ -9,7 +9,7 @@ from itertools import groupby
 from markupsafe import Markup
 
 from ken.auditing import charts
-from ken.auditing.report import AuditReport, Boundary, StrategyReport
+from ken.auditing.report import AS_BEFORE, AuditReport, Boundary, StrategyReport
 from ken.core import Trajectory
 from ken.metrics import SearchUse
 from ken.metrics.source_use import NEEDS
@@ -29,13 +29,15 @@ def render_html(report: AuditReport, trajectories: Iterable[Trajectory]) -> str:
     return _render("audit.html", report, trajectories)
 
 
-def render_body(report: AuditReport, trajectories: Iterable[Trajectory]) -> tuple[Markup, Markup]:
+def render_body(
+    report: AuditReport, trajectories: Iterable[Trajectory], *, again: str = AS_BEFORE
+) -> tuple[Markup, Markup]:
     """(style, body) of the report without its heading, for a page of another frame, whose element of class `report`
-    holds the body. trajectories: at least those of `report.examples`."""
-    return Markup(_render("report.css", report, ())), Markup(_render("report.html", report, trajectories))
+    holds the body. trajectories: at least those of `report.examples`. again: what goes on with the audit there."""
+    return Markup(_render("report.css", report, ())), Markup(_render("report.html", report, trajectories, again))
 
 
-def _render(template: str, report: AuditReport, trajectories: Iterable[Trajectory]) -> str:
+def _render(template: str, report: AuditReport, trajectories: Iterable[Trajectory], again: str = AS_BEFORE) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -55,6 +57,8 @@ def _render(template: str, report: AuditReport, trajectories: Iterable[Trajector
     ]
     return environment.get_template(template).render(
         report=report,
+        as_before=AS_BEFORE,
+        again=again,
         main=main_boundary,
         meanings=MEANINGS,
         lookups="lookups" if report.other_sources else "searches",

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from statistics import fmean
 from typing import Literal
 
-from ken.auditing.report import JudgedAccuracy
+from ken.auditing.report import AS_BEFORE, JudgedAccuracy
 from ken.auditing.run import DIRECT
 from ken.auditing.verdicts import Verdicts, answer_key, to_judge
 from ken.core import Trajectory
@@ -43,7 +43,7 @@ def judge_notes(judged: Iterable[JudgedAccuracy], judge: str, verdicts: Verdicts
     if unjudged := sum(j.unjudged for j in found):
         why = f" ({verdicts.error.rstrip('.')})" if verdicts.error else ""
         yield (
-            f"{unjudged} answers have no verdict of the judge {judge}{why} and are left out; `ken audit` as before "
+            f"{unjudged} answers have no verdict of the judge {judge}{why} and are left out; {AS_BEFORE} "
             "asks about them again."
         )
 

@@ -9,6 +9,7 @@ from ken.auditing.folder import AuditSettings
 from ken.auditing.grouped import Grouped, Oracles, grouped
 from ken.auditing.judged import judge_notes, judged_accuracies
 from ken.auditing.report import (
+    AS_BEFORE,
     AuditReport,
     Boundary,
     Calibration,
@@ -234,7 +235,7 @@ def _notes(questions: dict[str, Question], settings: AuditSettings, oracles: Ora
     """What a reader must know to read the numbers."""
     if unasked:
         why = f": {settings.stopped}" if settings.stopped else ""
-        yield f"{unasked} of {settings.attempts} attempts were not made{why}; `ken audit` as before goes on from here."
+        yield f"{unasked} of {settings.attempts} attempts were not made{why}; {AS_BEFORE} goes on from here."
     golds = {i for i, q in questions.items() if q.answers}
     if not golds:
         yield (
@@ -242,7 +243,8 @@ def _notes(questions: dict[str, Question], settings: AuditSettings, oracles: Ora
             "searches cannot be measured; decisions, searches and cost can."
         )
     elif bare := len(questions) - len(golds):
-        yield f"{bare} of {len(questions)} questions have no accepted answer; they count only for searches and cost."
+        have, they = ("has", "it counts") if bare == 1 else ("have", "they count")
+        yield f"{bare} of {len(questions)} questions {have} no accepted answer; {they} only for searches and cost."
     if golds and not settings.samples:
         yield "Without closed-book samples (--samples 0) what the model knows is judged by its one closed-book answer."
     elif golds and "greedy" in oracles and "samples" not in oracles:
@@ -253,8 +255,9 @@ def _notes(questions: dict[str, Question], settings: AuditSettings, oracles: Ora
     if golds and not oracles:
         yield "No closed-book attempt was answered, so what the model knows cannot be measured."
     elif left_out := len(golds - next(iter(oracles.values()), {}).keys()):
+        lack = "lacks" if left_out == 1 else "lack"
         yield (
-            f"{left_out} of {len(golds)} questions lack closed-book attempts (failed or not made); what the model "
+            f"{left_out} of {len(golds)} questions {lack} closed-book attempts (failed or not made); what the model "
             "knows, and which searches it needs, is measured on the others."
         )
     for name in settings.dropped:

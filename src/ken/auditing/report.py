@@ -7,6 +7,9 @@ from ken.core.frozen import Frozen
 from ken.metrics import AwareScores, Interval, ReliabilityBin, SearchUseCounts
 from ken.metrics.source_use import SourceTable
 
+AS_BEFORE = "`ken audit` as before"
+"""Who goes on with an audit, in its notes; where people do that with a button, its page says so instead."""
+
 
 class Cost(Frozen):
     """Means per question that was answered; lookups are searches, questions to a graph and calls of tools; seconds

@@ -119,8 +119,9 @@ def reproduce(  # noqa: PLR0917 (typer reads the options from the signature)
                 on_progress=on_progress,
             )
         except KeyboardInterrupt:
-            kept = "nothing is kept of a smoke run" if smoke and out is None else "finished arms are kept"
-            typer.echo(f"ken: interrupted; {kept}: give the same command again to go on", err=True)
+            kept = "finished arms are kept: give the same command again to go on"
+            told = "nothing is kept of a smoke run" if smoke and out is None else kept
+            typer.echo(f"ken: interrupted; {told}", err=True)
             sys.exit(130)
     if as_json:
         _print_json(json.loads(results.model_dump_json()))

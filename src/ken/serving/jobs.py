@@ -83,6 +83,11 @@ class Job:
         """Whether it was told to end and has not yet."""
         return self._cancelled and self.state == "running"
 
+    @property
+    def elapsed(self) -> float:
+        """Seconds since it began, or that it took."""
+        return self.seconds if self.state != "running" else time.monotonic() - self._started
+
     async def start(self) -> None:
         """Start the process. Raises `OSError` when the system has none to give."""
         self._process = await asyncio.create_subprocess_exec(

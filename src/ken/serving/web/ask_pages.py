@@ -22,28 +22,54 @@ from ken.serving.uploads import MAX_FILES, SUFFIXES, Build, Uploads
 from ken.serving.web.pages import page
 from ken.serving.web.trace import step_view, trace_view
 
-# In the words of README.md.
+# By what they do with inside and outside, in the words of README.md and docs/ask.md. What is in none of these groups is
+# offered all the same, without words.
 STRATEGY_WORDS = {
-    "direct": "closed book: from the model's weights alone",
-    "io": "closed book, the answer at once",
-    "sc": "closed book five times; the majority answers",
-    "rag": "retrieves once, whatever the model knows",
-    "search": "thinks, searches and reads in turns",
-    "adaptive": "says first whether it knows, and searches only if not",
-    "ircot": "makes every thought the next query",
-    "self-ask": "asks itself follow-up questions",
-    "stepwise": "plans one retrieval a step",
-    "tree": "splits the question, and trusts the likeliest answer to each part",
-    "clusters": "clusters many documents and reads a summary of each cluster",
-    "read-all": "reads all documents of a folder, or all that it finds",
-    "tools": "searches, and runs Python in a sandbox",
-    "graph": "walks a knowledge graph by relations and entities",
-    "graph-relations": "walks a knowledge graph by chains of relations",
-    "triple-dump": "reads all triples of what the question is about",
-    "solver": "walks a knowledge graph, one entity at a time",
-    "tool-stages": "plans all sub-questions, and calls a tool for each",
-    "tool-stages-iterative": "plans and calls one sub-question after the other",
+    "from the model alone": {
+        "direct": "closed book: from the model's weights alone",
+        "io": "closed book, the answer at once, without a thought first",
+        "sc": "closed book five times; the majority answers",
+        "choose": "closed book; picks among the candidates of a question that has some",
+    },
+    "searches": {
+        "rag": "retrieves once, whatever the model knows",
+        "search": "thinks, searches and reads in turns",
+        "ircot": "makes every thought the next query",
+        "self-ask": "asks itself follow-up questions",
+        "stepwise": "plans one retrieval a step",
+        "tree": "splits the question, and trusts the likeliest answer to each part",
+    },
+    "decides whether to look outside": {
+        "adaptive": "says first whether it knows, and searches only if not",
+        "adaptive-tools": "says first whether it knows; if not, whether to search or to run Python",
+    },
+    "reads whole documents": {
+        "long-context": "finds the best document and reads all of it",
+        "router": "reads the whole document or retrieves from it, by the question and the document's length",
+        "read-all": "reads all documents of a folder, or all that it finds",
+        "clusters": "clusters many documents and reads a summary of each cluster",
+    },
+    "uses tools": {
+        "tools": "searches, and runs Python in a sandbox",
+        "tool-stages": "plans all sub-questions, and calls a tool for each",
+        "tool-stages-iterative": "plans and calls one sub-question after the other",
+    },
+    "walks a knowledge graph": {
+        "graph": "walks a knowledge graph by relations and entities",
+        "graph-relations": "walks a knowledge graph by chains of relations",
+        "solver": "walks a knowledge graph, one entity at a time",
+        "triple-dump": "reads all triples of what the question is about",
+    },
+    "asks itself about the background": {
+        "self-questioning": "notes background questions and its own answers to them, then answers",
+        "self-questioning-search": "notes background questions and answers to them from passages, then answers",
+        "self-questioning-questions": "notes background questions without answers, then answers",
+        "self-questioning-placebo": "notes background questions with words of a passage for answers: to compare with",
+        "self-questioning-cot": "reasons step by step without background questions: to compare with",
+        "self-questioning-raw": "answers without background questions: to compare with",
+    },
 }
+FORM = 1 << 20  # bytes that `--max-upload` leaves for what a form puts around its files
 
 
 def mount(app: FastAPI) -> None:
@@ -62,7 +88,7 @@ def mount(app: FastAPI) -> None:
 
     @router.get("/ask")
     def ask(request: Request) -> HTMLResponse:
-        most = app.state.access.upload_bytes
+        most = max(1, app.state.access.upload_bytes - FORM)
         return page(request, "ask.html", **choices(service), suffixes=SUFFIXES, most_bytes=most, most_files=MAX_FILES)
 
     @router.post("/ask/stream")
@@ -94,13 +120,23 @@ def mount(app: FastAPI) -> None:
 
 
 def choices(service: Service) -> dict[str, Any]:
-    """What the pickers of a page offer."""
+    """What the pickers of a page offer; strategies as [(group, [name, words, searches]), …]."""
+    offered = [n for n in service.strategies if service.graph is not None or not service.strategy(n).needs_graph]
+    rest = [name for name in offered if not any(name in words for words in STRATEGY_WORDS.values())]
+    groups = {**STRATEGY_WORDS, "others": dict.fromkeys(rest, "")}
+    strategies = [
+        (
+            group,
+            [
+                {"name": name, "words": said, "searches": service.strategy(name).needs_search}
+                for name, said in words.items()
+                if name in offered
+            ],
+        )
+        for group, words in groups.items()
+    ]
     return {
-        "strategies": [
-            {"name": name, "words": STRATEGY_WORDS.get(name, ""), "searches": service.strategy(name).needs_search}
-            for name in service.strategies
-            if service.graph is not None or not service.strategy(name).needs_graph
-        ],
+        "strategies": [(group, members) for group, members in strategies if members],
         "models": list(service.models),
         "indexes": list(service.indexes),
         "top_k": service.top_k,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from math import ceil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -16,10 +18,11 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 
-from ken.auditing.api import STRATEGIES
+from ken.auditing.api import STRATEGIES, checked
 from ken.auditing.compare import compare
 from ken.auditing.html import MEANINGS, render_body
 from ken.auditing.outcomes import Outcome
+from ken.auditing.report import AS_BEFORE
 from ken.core import BadInput, KenError
 from ken.core.files import write_whole
 from ken.metrics import SearchUse
@@ -34,6 +37,8 @@ from ken.serving.web.trace import trace_view
 
 PER_PAGE = 50
 MAX_QUESTIONS = 64 << 20  # bytes of an uploaded file
+
+AGAIN = "Try the failed attempts again"
 
 # What the list of attempts can be narrowed to, beside the uses of searches.
 MORE_FILTERS = {
@@ -73,7 +78,9 @@ def mount(app: FastAPI) -> None:
                 name = str(given.get("name") or "")
                 await audits.start(name, source, order)
         except KenError as error:
-            return _overview(request, audits, given=given, problem=str(error), status=400)
+            # Files go by their names here; where the server keeps them is of no use to who uploads one.
+            problem = str(error).replace(f"{audits.questions}{os.sep}", "")
+            return _overview(request, audits, given=given, problem=problem, status=400)
         return _to(f"/audit/{quote(name.strip())}")
 
     @router.get("/audit/compare")
@@ -218,13 +225,14 @@ async def _ordered(service: Service, audits: Audits, given: Mapping[str, Any]) -
 
 
 async def _kept(audits: Audits, upload: UploadFile) -> Path:
-    """An uploaded file of questions, kept to be picked again. Raises `BadInput`."""
+    """An uploaded file of questions, kept to be picked again once they can be read. Raises `BadInput`."""
     name = file_name(str(upload.filename))
     if Path(name).suffix.lower() not in QUESTION_SUFFIXES:
         raise BadInput(f"{name!r} is no file of questions; upload one ending in {', '.join(QUESTION_SUFFIXES)}")
     content = await upload.read(MAX_QUESTIONS + 1)
     if len(content) > MAX_QUESTIONS:
         raise BadInput(f"{name!r} has more than {MAX_QUESTIONS >> 20} MB; split it")
+    await asyncio.to_thread(_check, name, content)
     path = audits.questions / name
     try:
         if not path.exists():
@@ -235,6 +243,17 @@ async def _kept(audits: Audits, upload: UploadFile) -> Path:
     except OSError as error:
         raise BadInput(f"{name!r} could not be kept ({error.strerror or error})") from error
     return path
+
+
+def _check(name: str, content: bytes) -> None:
+    """Raises `BadInput` for questions that cannot be asked: were they kept, they would be in the way of better ones of
+    the same name."""
+    with TemporaryDirectory() as folder:
+        try:
+            write_whole(Path(folder) / name, content)
+            checked(Path(folder) / name, STRATEGIES[:1], samples=0, threshold=0.0)
+        except BadInput as error:
+            raise BadInput(str(error).replace(f"{folder}{os.sep}", "")) from error
 
 
 def _number(given: Mapping[str, Any], name: str, default: int, *, least: int = 0, most: int = 1_000_000) -> int:
@@ -254,9 +273,12 @@ async def _one(request: Request, audits: Audits, name: str) -> HTMLResponse:
         order, standing = audits.order(name), audits.running(name)
         shown = None if standing is not None else await audits.shown(name)
     state, message = _state(order, standing is not None)
+    failed = shown.report.failed if shown else 0
+    go_on = "" if order is None or standing is not None else "Go on" if state != "done" else AGAIN if failed else ""
     style = body = None
     if shown is not None:
-        style, body = await asyncio.to_thread(lambda: render_body(shown.report, shown.examples()))
+        again = f"“{go_on}”" if go_on else AS_BEFORE
+        style, body = await asyncio.to_thread(lambda: render_body(shown.report, shown.examples(), again=again))
     return page(
         request,
         "audit.html",
@@ -266,7 +288,7 @@ async def _one(request: Request, audits: Audits, name: str) -> HTMLResponse:
         message=message,
         standing=None if standing is None else standing.value,
         model=order.model if order else shown.settings.model if shown else "",
-        failed=shown.report.failed if shown else 0,
+        go_on=go_on,
         style=style,
         body=body,
         others=[other for other in audits.names() if other != name],

@@ -36,6 +36,7 @@ def papers_map(places: Iterable[Place]) -> Markup:
             cells.setdefault((kind.outside, kind.signal), []).append(place)
     columns, lines = list(OUTSIDE), list(reversed(SIGNAL))  # the signal grows upwards
     parts: list[Markup] = []
+    names: list[Markup] = []
     y = float(HEAD)
     for number, outside in enumerate(columns):
         x = LEFT + number * COLUMN
@@ -44,12 +45,10 @@ def papers_map(places: Iterable[Place]) -> Markup:
     for signal in lines:
         most = max(1, *(len(cells.get((outside, signal), ())) for outside in columns))
         height = most * LINE + ROOM
-        parts.append(
-            Markup('<line class="grid" x1="0" y1="{0}" x2="{1}" y2="{0}"/>').format(y, LEFT + COLUMN * len(columns))
-        )
-        parts.append(_text("heading", 0, y + 18, signal))
-        for i, words in enumerate(_broken(SIGNAL[signal], 19)):
-            parts.append(_text("tick", 0, y + 33 + 13 * i, words))
+        line = Markup('<line class="grid" x1="0" y1="{0}" x2="{1}" y2="{0}"/>').format(y, LEFT + COLUMN * len(columns))
+        parts.append(line)
+        names += [line, _text("heading", 0, y + 18, signal)]
+        names += [_text("tick", 0, y + 33 + 13 * i, words) for i, words in enumerate(_broken(SIGNAL[signal], 19))]
         for number, outside in enumerate(columns):
             for i, place in enumerate(cells.get((outside, signal), ())):
                 parts.append(_point(place, LEFT + number * COLUMN + 16, y + 15 + i * LINE, outside, signal))
@@ -57,9 +56,15 @@ def papers_map(places: Iterable[Place]) -> Markup:
     for number in range(len(columns)):
         x = LEFT + number * COLUMN
         parts.insert(0, Markup('<line class="grid" x1="{0}" y1="0" x2="{0}" y2="{1}"/>').format(x, y))
-    return Markup('<svg class="map" viewBox="0 0 {} {}" role="group" aria-label="{}">{}</svg>').format(
-        LEFT + COLUMN * len(columns),
+    # Two drawings of one scale: that of the rows' names stays where it is when the other is scrolled.
+    return Markup(
+        '<div class="map"><svg class="rows" style="flex: {0} 1 0" viewBox="0 0 {0} {2}" aria-hidden="true">{3}</svg>'
+        '<svg style="flex: {1} 1 0" viewBox="{0} 0 {1} {2}" role="group" aria-label="{4}">{5}</svg></div>'
+    ).format(
+        LEFT,
+        COLUMN * len(columns),
         y,
+        Markup("").join(names),
         "Papers by where knowledge comes from and where the signal comes from",
         Markup("").join(parts),
     )

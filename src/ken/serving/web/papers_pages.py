@@ -23,9 +23,10 @@ from ken.serving.errors import ApiError
 from ken.serving.jobs import Busy, Job, Jobs
 from ken.serving.rows import Rows
 from ken.serving.sse import EventStream, event
+from ken.serving.web.metric_words import words_of
 from ken.serving.web.pages import page
 from ken.serving.web.papers_map import Place, papers_map
-from ken.serving.web.plots import curves_over_seeds, curves_plot, over_seeds_plot, strip
+from ken.serving.web.plots import curves_over_seeds, curves_plot, over_seeds_plot, strip, uncrowded
 
 STATES = {"verdicts": "judged here", "runs": "runs, not judged here", "planned": "planned"}
 SORTS = {"number": "number", "date": "date, newest first", "authors": "most authors", "state": "state"}
@@ -174,6 +175,7 @@ def mount(app: FastAPI) -> None:
             plots=plots,
             curves=curves,
             strip=strip,
+            words_of=words_of,
             job=jobs.last(wanted.slug),
             smoke=smoke,
             smoke_columns=_columns(described, smoke.arms if smoke else {}),
@@ -288,17 +290,20 @@ def _plots(described: Described | None, results: Results) -> list[Any]:
             (name, [v for seed in results.seeds if isinstance(v := arm.metrics.get(seed, {}).get(metric), float)])
             for name, arm in results.arms.items()
         ]
-        plots.append((metric, over_seeds_plot(metric, [(name, values) for name, values in arms if values])))
+        plot = over_seeds_plot(metric, [(name, values) for name, values in arms if values])
+        plots.append((metric, words_of(metric), plot))
     return plots
 
 
 def _curves(results: Results) -> list[Any]:
-    """(metric, plot, names) of what was measured along the way."""
+    """(metric, its words, plot, names, points of running means) of what was measured along the way."""
     measured = {name: list(arm.metrics.values()) for name, arm in results.arms.items()}
-    return [
-        (metric, curves_plot(metric, curves, x_title="", small=False), [curve.name for curve in curves])
-        for metric, curves in curves_over_seeds(measured).items()
-    ]
+    drawn = []
+    for metric, curves in curves_over_seeds(measured).items():
+        shown, reach = uncrowded(curves)
+        names = [curve.name for curve in curves]
+        drawn.append((metric, words_of(metric), curves_plot(metric, shown, small=False), names, reach))
+    return drawn
 
 
 def _machine(results: Results) -> list[str]:

@@ -14,18 +14,21 @@ from ken.metrics.statistics import bootstrap_mean
 Point = tuple[float, float]
 
 COLOURS = 6  # that papers.css has, s0 to s5 for areas and l0 to l5 for lines
+CROWD = 4  # curves of a plot, beyond which their bands and their noise would hide each other
 POINTS = 500  # of a curve, at most
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
     """A line of a plot. points: (step, value) in order of steps; where a value is not finite, the line has a gap.
-    low, high: of a band around it, for each point, or neither."""
+    low, high: of a band around it, for each point, or neither. colour: its number, so that one name keeps one colour in
+    many plots; None: by its place among the others."""
 
     name: str
     points: Sequence[Point]
     low: Sequence[float] = ()
     high: Sequence[float] = ()
+    colour: int | None = None
 
 
 def over_seeds_plot(metric: str, arms: Sequence[tuple[str, Sequence[float]]]) -> Markup:
@@ -38,11 +41,11 @@ def over_seeds_plot(metric: str, arms: Sequence[tuple[str, Sequence[float]]]) ->
     plane = Plane(
         "",
         "",
-        x_min=low,
+        x_min=low - (high - low) * 0.03,  # a dot at the end does not touch the names
         x_max=high,
         y_min=-0.6,
         y_max=rows - 0.4,
-        width=400,
+        width=360,
         height=TOP + 26 * rows + 28,
         left=14 + 6.6 * max((len(name) for name, _ in shown), default=0),
         bottom=28,
@@ -111,13 +114,14 @@ def curves_plot(name: str, curves: Sequence[Curve], *, x_title: str = "step", sm
         x_max=x_high,
         y_min=y_low,
         y_max=y_high,
-        width=360 if small else 440,
-        height=(190 if small else 260) - (0 if x_title else 16),
+        width=290 if small else 370,
+        height=(170 if small else 235) - (0 if x_title else 16),
         bottom=44 if x_title else 28,
-        x_ticks=[(t, text) for t, text in ticks_between(x_low, x_high, 5) if float(t).is_integer()],
+        x_ticks=[(t, text) for t, text in ticks_between(x_low, x_high, 4) if float(t).is_integer()],
         y_ticks=y_ticks,
     )
-    for number, curve in enumerate(thinned):
+    for place, curve in enumerate(thinned):
+        number = place if curve.colour is None else curve.colour
         colour = number % COLOURS
         if curve.low:
             outline = [(x, v) for (x, _), v in zip(curve.points, curve.low, strict=True)]
@@ -147,6 +151,24 @@ def curves_over_seeds(measured: Mapping[str, Sequence[Mapping[str, object]]]) ->
             if points:
                 found.setdefault(metric, []).append(Curve(arm, points, *band))
     return found
+
+
+def uncrowded(curves: Sequence[Curve]) -> tuple[list[Curve], int]:
+    """Curves that can be told from each other: of more than `CROWD`, running means without bands. Beside them over how
+    many points the means run; 0 where all is as it was measured."""
+    if len(curves) <= CROWD:
+        return list(curves), 0
+    reach = max(1, max(len(curve.points) for curve in curves) // 40)
+    return [Curve(c.name, running_mean(c.points, reach), colour=c.colour) for c in curves], 2 * reach + 1
+
+
+def running_mean(points: Sequence[Point], reach: int) -> list[Point]:
+    """Of every point the mean with up to `reach` finite ones on each side; a point that is not finite stays so."""
+    means = []
+    for i, (x, value) in enumerate(points):
+        near = [v for _, v in points[max(0, i - reach) : i + reach + 1] if _finite(v)]
+        means.append((x, sum(near) / len(near) if _finite(value) else math.nan))
+    return means
 
 
 def spark(name: str, points: Sequence[Point]) -> Markup:
@@ -216,7 +238,7 @@ def _round_step(step: float) -> float:
 def _thin_curve(curve: Curve) -> Curve:
     if curve.low:  # bands are those of short curves, whose points are as many as their edges
         return curve
-    return Curve(curve.name, thin(curve.points))
+    return Curve(curve.name, thin(curve.points), colour=curve.colour)
 
 
 def _pieces(points: Sequence[Point]) -> Iterator[list[Point]]:

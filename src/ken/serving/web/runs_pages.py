@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2s
 
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
@@ -18,39 +18,25 @@ from ken.serving.errors import ApiError
 from ken.serving.reproductions import find_reproductions
 from ken.serving.runs import Stage, TrainingRun, TrainingRuns
 from ken.serving.sse import EventStream, event
+from ken.serving.web.metric_words import TRAINING, words_of
 from ken.serving.web.pages import page
-from ken.serving.web.plots import Curve, curves_over_seeds, curves_plot, spark
+from ken.serving.web.plots import Curve, curves_over_seeds, curves_plot, spark, uncrowded
 
 LOOK = 1.0  # seconds between looks at a run that somebody watches
 
-# What is shown first, in this order, and what it is; the rest is below, under its own name.
-MAIN = {
-    "reward": "reward, mean over rollouts",
-    "f1_aware": "F1 of knowing what it knows",
-    "agreement": "agreement of its judgements",
-    "searches": "searches per question",
-    "zero_variance": "share of groups that score alike",
-    "loss": "what the optimizer lowers",
-    "kl": "KL to the model before",
-    "entropy": "entropy, nats a token",
-    "says_yes": "share of decisions that claim to know",
-    "one_decision": "share of the commoner decision",
-    "format": "share that keeps to the format",
-    "truncated": "share cut at max_tokens",
-    "tokens": "tokens of a rollout",
-    "pool": "tasks in the pool",
-}
 _DULL = {"epoch"}
 
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One small plot. name: of the statistic; about: what it is; latest: (curve, last value)."""
+    """One small plot. name: of the statistic; about: what it is; latest: (curve, last value, number of its colour);
+    means: over how many points its curves are running means, 0 for none."""
 
     name: str
     about: str
     plot: Markup
-    latest: tuple[tuple[str, float], ...]
+    latest: tuple[tuple[str, float, int], ...]
+    means: int = 0
 
 
 def mount(app: FastAPI) -> None:
@@ -60,12 +46,14 @@ def mount(app: FastAPI) -> None:
 
     @app.get("/runs", include_in_schema=False)
     def listing(request: Request) -> Response:
+        mark = _mark(runs, "")
         known = runs.all()
         reproduced = find_reproductions(service.results)
         return page(
             request,
             "runs.html",
             root=service.runs.absolute(),
+            mark=mark,
             runs=[(run, *_summary(run)) for run in known],
             reproduced=reproduced,
             papers=shipped(),
@@ -79,12 +67,15 @@ def mount(app: FastAPI) -> None:
             raise ApiError(
                 404, f"There is no run {name[:200]!r} below {service.runs.absolute()}; it may have been moved."
             )
+        mark = _mark(runs, name)
         with run.lock:
-            stages = [(stage, *panels(stage)) for stage in run.stages]
+            colours = colours_of(run.stages)
+            stages = [(stage, *panels(stage, colours)) for stage in run.stages]
             return page(
                 request,
                 "run.html",
                 run=run,
+                mark=mark,
                 stages=stages,
                 started=any(stage.metrics.curves for stage in run.stages),
                 papers=shipped(),
@@ -92,8 +83,8 @@ def mount(app: FastAPI) -> None:
             )
 
     @app.get("/runs/events", include_in_schema=False)
-    async def changes(name: str = "") -> Response:
-        return EventStream(_changes(runs, name))
+    async def changes(name: str = "", seen: str = "") -> Response:
+        return EventStream(_changes(runs, name, seen))
 
     @app.get("/runs/arms", include_in_schema=False)
     def arms(request: Request, slug: str = "", settings: str = "") -> Response:
@@ -116,21 +107,20 @@ def mount(app: FastAPI) -> None:
         )
 
 
-async def _changes(runs: TrainingRuns, name: str) -> AsyncIterator[str]:
-    """An event whenever there is something new to see: of one run, or without a name of all. Comments between keep the
-    connection open, and show the server that it still is."""
+def _mark(runs: TrainingRuns, name: str) -> str:
+    """Another one whenever there is something new to see: of one run, or without a name of all."""
+    watched = [run for run in [runs.get(name)] if run is not None] if name else runs.all()
+    return blake2s("".join(run.mark for run in watched).encode(), digest_size=8).hexdigest()
 
-    def look() -> str:
-        if not name:
-            return "".join(run.mark for run in runs.all())
-        run = runs.get(name)
-        return run.mark if run is not None else ""
 
-    seen, quiet = await asyncio.to_thread(look), 0
+async def _changes(runs: TrainingRuns, name: str, seen: str) -> AsyncIterator[str]:
+    """An event whenever there is something new to see. seen: the mark of what the page shows, so that nothing is missed
+    that was written before it listens. Comments between keep the connection open, and show the server that it is."""
+    quiet = 0
     yield ": watching\n\n"
     while True:
         await asyncio.sleep(LOOK)
-        now = await asyncio.to_thread(look)
+        now = await asyncio.to_thread(_mark, runs, name)
         quiet += 1
         if now != seen:
             seen, quiet = now, 0
@@ -139,21 +129,29 @@ async def _changes(runs: TrainingRuns, name: str) -> AsyncIterator[str]:
             yield ": quiet\n\n"
 
 
-def panels(stage: Stage) -> tuple[list[Panel], list[Panel]]:
-    """The small plots of a stage: the main ones, and the others. Statistics of one name, `reward/search`, share one."""
+def colours_of(stages: Sequence[Stage]) -> dict[str, int]:
+    """A colour for every kind of tasks (`search` of `reward/search`), the same in all plots of all stages."""
+    kinds = [name.partition("/")[2] for stage in stages for name in stage.metrics.curves]
+    return {kind: number for number, kind in enumerate(dict.fromkeys(filter(None, kinds)), 1)}
+
+
+def panels(stage: Stage, colours: Mapping[str, int]) -> tuple[list[Panel], list[Panel]]:
+    """The small plots of a stage: the main ones, and the others. Statistics of one name, `reward/search`, share one.
+    colours: of the kinds; what is of no kind has the first colour, 0."""
     grouped: dict[str, list[Curve]] = {}
     for name, (steps, values) in stage.metrics.curves.items():
         base, _, kind = name.partition("/")
-        grouped.setdefault(base, []).append(Curve(kind or base, list(zip(steps, values, strict=False))))
+        curve = Curve(kind or base, list(zip(steps, values, strict=False)), colour=colours[kind] if kind else 0)
+        grouped.setdefault(base, []).append(curve)
     made = {}
     for name, curves in grouped.items():
         if name in _DULL or name == stage.metrics.step:
             continue
-        latest = tuple((curve.name, curve.points[-1][1]) for curve in curves if curve.points)
+        latest = tuple((curve.name, curve.points[-1][1], curve.colour or 0) for curve in curves if curve.points)
         plot = curves_plot(name, curves, x_title=stage.metrics.step)
-        made[name] = Panel(name, MAIN.get(name, ""), plot, latest)
-    first = [made[name] for name in MAIN if name in made]
-    return first, [made[name] for name in sorted(made) if name not in MAIN]
+        made[name] = Panel(name, TRAINING.get(name, ""), plot, latest)
+    first = [made[name] for name in TRAINING if name in made]
+    return first, [made[name] for name in sorted(made) if name not in TRAINING]
 
 
 def _summary(run: TrainingRun) -> tuple[int, Markup, str]:
@@ -161,10 +159,10 @@ def _summary(run: TrainingRun) -> tuple[int, Markup, str]:
     with run.lock:
         for stage in reversed(run.stages):
             for name in ("reward", "loss"):
-                steps, values = stage.metrics.curves.get(name, ((), ()))
-                if len(values):
-                    curve = spark(name, list(zip(steps, values, strict=False)))
-                    return stage.metrics.last_step, curve, f"{name} {_mean(values[-5:]):.3f}"
+                points = list(zip(*stage.metrics.curves.get(name, ((), ())), strict=False))
+                if points:
+                    last = f"{name} {points[-1][1]:.4g}"  # as on its page
+                    return stage.metrics.last_step, spark(name, points), last
     return 0, Markup(""), ""
 
 
@@ -173,10 +171,12 @@ def _arm_panels(measured: Sequence[Run]) -> list[Panel]:
     arms: dict[str, list[Mapping[str, object]]] = {}
     for run in measured:
         arms.setdefault(run.arm, []).append(run.metrics)
-    return [
-        Panel(name, "", curves_plot(name, curves, small=False), tuple((c.name, c.points[-1][1]) for c in curves))
-        for name, curves in sorted(curves_over_seeds(arms).items())
-    ]
+    drawn = []
+    for name, curves in sorted(curves_over_seeds(arms).items()):
+        shown, means = uncrowded(curves)
+        latest = tuple((curve.name, curve.points[-1][1], number) for number, curve in enumerate(curves))
+        drawn.append(Panel(name, words_of(name), curves_plot(name, shown, small=False), latest, means))
+    return drawn
 
 
 def ago(moment: float) -> str:
@@ -187,8 +187,3 @@ def ago(moment: float) -> str:
             count = int(seconds // length)
             return f"{count} {unit}{'s' if count != 1 else ''} ago"
     return f"{int(seconds)} s ago"
-
-
-def _mean(values: Sequence[float]) -> float:
-    finite = [value for value in values if math.isfinite(value)]
-    return sum(finite) / len(finite) if finite else math.nan

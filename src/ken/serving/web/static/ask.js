@@ -29,8 +29,13 @@ question.addEventListener("keydown", (key) => {
 
 // The exchanges so far that have an answer, the last ones.
 function said() {
-  const answered = past.filter(({ view }) => view && view.answer !== null);
+  const answered = past.filter(({ view }) => given(view));
   return answered.slice(-HISTORY).map(({ asked, view }) => ({ query: asked.question, answer: view.answer }));
+}
+
+// Whether an attempt has an answer: one without a word in it is none.
+function given(view) {
+  return Boolean(view?.answer?.trim());
 }
 
 by("stop").addEventListener("click", () => stop?.abort());
@@ -72,7 +77,7 @@ async function ask(asked) {
   const problem = failed || view.error;
   if (problem && failed !== "stopped" && !question.value) question.value = asked.question; // what was typed is not lost
   fit();
-  say(problem ? problem : view.answer === null ? "It gave no answer." : `Answer: ${view.answer}`);
+  say(problem ? problem : !given(view) ? "It gave no answer." : `Answer: ${view.answer}`);
   past.push(item);
   keep();
   if (document.activeElement === document.body) question.focus();
@@ -120,7 +125,7 @@ function exchange(asked) {
       const problem = failed || view.error;
       answer.replaceChildren();
       if (view?.rewritten) whole.querySelector("header").append(element("p", { class: "soft small", text: `asked as: ${view.rewritten}` }));
-      if (view && view.answer !== null) answer.append(view.answer);
+      if (given(view)) answer.append(view.answer);
       else if (!problem) answer.append(element("span", { class: "soft", text: "It gave no answer." }));
       if (problem === "stopped") answer.append(element("p", { class: "soft", text: "Stopped." }));
       else if (problem) answer.append(element("p", { class: "error", role: "alert", text: problem }));
@@ -192,7 +197,7 @@ function fit() {
 
 function describe() {
   const chosen = by("strategy").selectedOptions[0];
-  by("words").textContent = chosen ? `${chosen.value}: ${chosen.dataset.words}.` : "";
+  by("words").textContent = chosen?.dataset.words ? `${chosen.value}: ${chosen.dataset.words}.` : "";
 }
 
 function summarise() {
@@ -202,6 +207,14 @@ function summarise() {
 
 question.addEventListener("input", fit);
 by("strategy").addEventListener("change", describe);
+// What is wrong in a closed part of the form could neither be seen nor be focused, and nothing would happen.
+by("settings").addEventListener("invalid", () => { by("settings").open = true; }, true);
+// What gets the focus is not scrolled behind the composer, which stays at the bottom of the window. (A scroll-padding of
+// the page would be shorter, but then the composer itself would count as out of sight, and every word typed would scroll.)
+new ResizeObserver(([composer]) => {
+  const under = parseFloat(getComputedStyle(composer.target).bottom) || 0; // below it, where it sticks
+  talk.style.setProperty("--covered", `${composer.target.offsetHeight + under + 8}px`);
+}).observe(document.querySelector(".composer"));
 by("settings").addEventListener("change", summarise);
 by("settings").open = matchMedia("(min-width: 40rem)").matches;
 restore();

@@ -1,4 +1,5 @@
 // How a running audit stands; when it has ended the page shows its report.
+import { RETRYING, tell } from "./live.js";
 
 const place = document.getElementById("standing");
 const bar = place.querySelector("progress"), words = document.getElementById("words");
@@ -24,10 +25,12 @@ source.addEventListener("standing", (event) => {
   words.textContent = now.total ? `${now.done.toLocaleString("en")} of ${now.total.toLocaleString("en")} attempts${failed}${left(now)}` : "Starting …";
 });
 
-// Lost for good (the audit does not run any more), not for a moment: EventSource tries again by itself then.
+// Lost for good (the audit does not run any more), or for a moment: EventSource tries again by itself then.
 source.addEventListener("error", () => {
   if (source.readyState === EventSource.CLOSED) location.reload();
+  else tell(RETRYING);
 });
+source.addEventListener("open", () => tell(""));
 
 function left(now) {
   const seconds = (performance.now() - began.at) / 1000, made = now.done - began.done;

@@ -1,5 +1,8 @@
 // Parts of a page that are asked for again: the server makes them, as it did the first time.
 
+export const AWAY = "The server does not answer. What is shown is what it last said.";
+export const RETRYING = `${AWAY} It is asked again and again.`;
+
 const latest = new Map(); // of every part the last request, so that a slow old reply does not replace a newer one
 
 /** Replace the elements with these ids by what `address` has under the same ids. Resolves to whether it could. */
@@ -16,7 +19,7 @@ export async function renew(address, ...ids) {
   } catch {
     // told below
   }
-  tell(text === null ? "The server does not answer. What is shown is what it last said." : "");
+  tell(text === null ? AWAY : "");
   if (text === null) return false;
   const fresh = new DOMParser().parseFromString(text, "text/html");
   for (const id of ids) {
@@ -36,16 +39,18 @@ export async function renew(address, ...ids) {
   return true;
 }
 
-/** Say above everything else what is wrong; "" takes it back. */
-export function tell(problem) {
-  document.getElementById("problem")?.remove();
+/** Say what is wrong, above everything else or before an element; "" takes it back. */
+export function tell(problem, below = null) {
+  const told = document.getElementById("problem");
+  if (told?.textContent === problem) return; // it stands there, and is not read out again
+  told?.remove();
   if (!problem) return;
   const notice = document.createElement("p");
   notice.id = "problem";
   notice.className = "error";
   notice.setAttribute("role", "alert");
   notice.textContent = problem;
-  document.getElementById("main").prepend(notice);
+  (below ?? document.getElementById("main").firstElementChild).before(notice);
 }
 
 // An element that has no id is known by where it leads or what it is called.

@@ -1,5 +1,5 @@
 // A paper's page: reads its row when it is ready, follows the smoke run, copies the command.
-import { renew } from "./live.js";
+import { RETRYING, renew, tell } from "./live.js";
 
 const here = location.pathname;
 
@@ -28,12 +28,23 @@ function follow() {
   });
   events.addEventListener("error", () => {
     if (events.readyState === EventSource.CLOSED) renew(here, "smoke"); // a new server, which knows of no such run
+    else tell(RETRYING, log); // the page is long: where people look
   });
+  events.addEventListener("open", () => tell(""));
+  count(Date.now() - 1000 * Number(smoke.dataset.seconds));
   events.addEventListener("ended", (event) => {
     events.close();
     document.getElementById("said").textContent = `Smoke run ${JSON.parse(event.data)}`; // read out
     renew(here, "smoke");
   });
+}
+
+// A row says nothing while it builds what it needs: that time passes shows that something happens.
+function count(began) {
+  const shown = document.getElementById("elapsed");
+  if (!shown?.isConnected) return; // it has ended
+  shown.textContent = `for ${Math.round((Date.now() - began) / 1000)} s`;
+  setTimeout(count, 1000, began);
 }
 
 for (const button of document.querySelectorAll("[data-copy]")) {

@@ -1,5 +1,5 @@
 // Runs are shown anew when the server says that something was written.
-import { renew, tell } from "./live.js";
+import { RETRYING, renew, tell } from "./live.js";
 
 const address = location.pathname + location.search;
 const live = document.getElementById("live");
@@ -23,7 +23,7 @@ if (live) {
   events.addEventListener("changed", show);
   events.addEventListener("error", () => {
     lost = true;
-    tell("The server does not answer. What is shown is what it last said; it is asked again and again.");
+    tell(RETRYING);
   });
   events.addEventListener("open", () => { if (lost) show(); lost = false; }); // what was written meanwhile
 }

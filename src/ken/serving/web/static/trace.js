@@ -29,9 +29,9 @@ function body(view) {
     case "tool_call":
       return element("pre", { text: `${view.name}\n${JSON.stringify(view.arguments, null, 2)}` });
     case "malformed":
-      return element("div", {}, element("p", { text: view.problem }), element("pre", { text: view.text }));
+      return element("div", {}, element("p", { text: view.problem }), view.text.trim() ? element("pre", { text: view.text }) : null);
     case "answer":
-      return element("div", { class: "words" }, view.text, sure(view.confidence));
+      return element("div", { class: "words" }, view.text.trim() ? view.text : element("span", { class: "soft", text: "nothing" }), sure(view.confidence));
     default:
       return element("div", { class: "words", text: view.text });
   }

@@ -18,7 +18,7 @@ form.addEventListener("submit", (submitted) => {
   const bytes = files.reduce((sum, file) => sum + file.size, 0);
   const most = { bytes: Number(form.dataset.mostBytes), files: Number(form.dataset.mostFiles) };
   if (files.length > most.files) return problem(`These are ${plural(files.length, "file")}; upload at most ${most.files} at a time.`);
-  if (bytes > most.bytes) return problem(`The files have ${Math.ceil(bytes / 1048576)} MB together; upload at most ${most.bytes / 1048576} MB at a time.`);
+  if (bytes > most.bytes) return problem(`The files have ${Math.ceil(bytes / 1048576)} MB together; upload at most ${+(most.bytes / 1048576).toPrecision(6)} MB at a time.`);
   by("uploaded").replaceChildren();
   busy(true);
   const request = new XMLHttpRequest(); // fetch cannot tell how much it has sent
