@@ -284,7 +284,7 @@ class EndpointModel:
                             clock.reschedule(min(closing, clock.when() or closing))
             return heard.reply()
         except BrokenReply as error:
-            raise of_reply(error) from None
+            raise of_reply(error, begun=heard is not None and heard.told > 0) from None
         except ReportedError as error:
             raise of_event(error.data, self._shown_url) from None
         except openai.APIStatusError as error:

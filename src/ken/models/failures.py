@@ -50,8 +50,10 @@ class Failure(Exception):
         self.rejected = rejected
 
 
-def of_reply(error: BrokenReply) -> Failure:
-    return Failure(str(error), "check that the base URL is that of a chat-completions server")
+def of_reply(error: BrokenReply, *, begun: bool = False) -> Failure:
+    """begun: some of its text has come, so that the address is the right one."""
+    remedy = "ask again" if begun else "check that the base URL is that of a chat-completions server"
+    return Failure(str(error), remedy)
 
 
 def of_event(data: bytes, url: str) -> Failure:
