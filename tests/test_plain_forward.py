@@ -43,6 +43,9 @@ def built(kind: str) -> Any:
         rope = {"rope_type": "linear", "factor": 2.0, "rope_theta": 5e3}
         config = LlamaConfig(**SIZES, attention_bias=True, mlp_bias=True, head_dim=16, rope_parameters=rope)
         model = LlamaForCausalLM(config)
+    elif kind == "llama with positions that depend on the longest row":
+        rope = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4}
+        model = LlamaForCausalLM(LlamaConfig(**{**SIZES, "max_position_embeddings": 16}, rope_parameters=rope))
     elif kind == "qwen2":
         model = Qwen2ForCausalLM(Qwen2Config(**SIZES))
     else:
@@ -71,7 +74,13 @@ def logits_of(forward: Any, model: Any, rows: int = 5, steps: int = 20) -> Any:
     return torch.stack(out)
 
 
-KINDS = ["llama", "llama with biases, scaled positions and wide heads", "qwen2", "mistral"]
+KINDS = [
+    "llama",
+    "llama with biases, scaled positions and wide heads",
+    "llama with positions that depend on the longest row",
+    "qwen2",
+    "mistral",
+]
 
 
 @pytest.mark.parametrize("kind", KINDS)

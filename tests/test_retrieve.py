@@ -133,10 +133,20 @@ class Counting(IndexRetriever):
 def test_concurrent_searches_run_as_one_batch(index: Index) -> None:
     retriever = Counting(index)
     retriever.batches = []
-    ask(retriever, *["radium"] * 100)
+    ask(retriever, *(f"radium {i}" for i in range(100)))
     assert retriever.batches == [100]
-    ask(retriever, *["radium"] * 300)
+    ask(retriever, *(f"radium {i}" for i in range(300)))
     assert retriever.batches == [100, 256, 44], "and the retriever can be used again in another event loop"
+
+
+def test_the_same_query_is_searched_once_in_a_batch_and_everyone_has_a_list_of_their_own(index: Index) -> None:
+    retriever = Counting(index)
+    retriever.batches = []
+    found = ask(retriever, *["radium", "uranium"] * 50)
+    assert retriever.batches == [2]
+    assert found[::2] == [index.search("radium", 3)] * 50
+    assert found[1::2] == [index.search("uranium", 3)] * 50
+    assert len({id(one) for one in found}) == 100
 
 
 def test_an_empty_query_fails_alone(index: Index) -> None:

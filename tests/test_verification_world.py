@@ -107,7 +107,9 @@ def test_wrong_numbers_are_near_but_beyond_every_tolerance() -> None:
 def test_splits_do_not_overlap_and_rare_kinds_are_rare() -> None:
     held = {(i.question, i.reference, i.response) for i in (*world().test, *world().tail, *world().dev)}
     trained = world().training(augmented=False)
-    assert not held & {(i.question, i.reference, i.response) for i in trained}
+    more = world().of_kind("text", 300)
+    assert {item.kind for item in more} == {"text"}
+    assert not held & {(i.question, i.reference, i.response) for i in (*trained, *more)}
     counts = Counter(item.kind for item in trained)
     assert all(0.005 < counts[kind] / len(trained) < 0.05 for kind in TAIL)
     augmented = Counter(item.kind for item in world().training())

@@ -126,12 +126,19 @@ class VerificationWorld:
         rng = np.random.default_rng(derive_seed("verification kinds", c.seed, augmented))
         odds = [(1 - share * len(TAIL)) / len(KINDS)] * len(KINDS) + [share] * len(TAIL)
         kinds = [str(kind) for kind in rng.choice([*KINDS, *TAIL], size=size, p=odds)]
-        held = self._held | {_key(item) for item in self.dev}
-        return self._drawn(f"train {augmented}", kinds, held)
+        return self._drawn(f"train {augmented}", kinds, self._kept_away)
+
+    def of_kind(self, kind: str, items: int) -> tuple[Item, ...]:
+        """More items for training, all of one kind."""
+        return self._drawn(f"train {kind}", [kind] * items, self._kept_away)
 
     @cached_property
     def _held(self) -> frozenset[tuple[str, ...]]:
         return frozenset(_key(item) for item in (*self.test, *self.tail))
+
+    @cached_property
+    def _kept_away(self) -> frozenset[tuple[str, ...]]:
+        return self._held | {_key(item) for item in self.dev}
 
     def _drawn(self, name: str, kinds: Sequence[str], without: frozenset[tuple[str, ...]]) -> tuple[Item, ...]:
         c = self.config

@@ -21,6 +21,7 @@ from transformers import DynamicCache
 
 from ken.core import ModelError, Sampling
 from ken.models.decoder import Decoder, StepNote, Steps
+from ken.models.growing_cache import growing_cache
 from ken.models.kept_turns import KeptTurns
 from ken.models.one_thread import one_thread
 from ken.models.plain_forward import Forward, plain_forward
@@ -183,7 +184,9 @@ def decode(
         with decoder.open(model, [shared[0].contrast for shared in places], pad_id) as steps:
             write(places, forward=steps, turns=None, steps=steps)
         return
-    plain = plain_forward(model)
+    if turns is not None:
+        turns.check(model)
+    plain = plain_forward(model, turns)
     write = partial(write, forward=plain or partial(whole_forward, model), turns=turns)
     if plain is None:
         write(places)
@@ -273,13 +276,13 @@ def _prefilled(
     model: Any, forward: Forward, rows: Sequence[Row], pad_id: int, turns: KeptTurns | None
 ) -> tuple[DynamicCache, torch.Tensor, torch.Tensor]:
     """Cache, logits [rows, vocabulary] and mask [rows, columns] after the prompts of these rows."""
-    begun = turns.find(model, [row.prompt[: row.known] for row in rows]) if turns is not None else [None] * len(rows)
+    begun = turns.find([row.prompt[: row.known] for row in rows]) if turns is not None else [None] * len(rows)
     parts = []
     new = [i for i, turn in enumerate(begun) if turn is None]
     going_on = [i for i, turn in enumerate(begun) if turn is not None]
     if new:
         ids, mask = left_padded([rows[i].prompt for i in new], pad_id, model.device)
-        cache = DynamicCache(config=model.config)
+        cache = growing_cache(model)
         logits = forward(ids, mask, (mask.cumsum(-1) - 1).clamp(min=0), cache)
         parts.append((cache, logits, mask))
     if going_on and turns is not None:
@@ -307,7 +310,7 @@ def _stacked(
         missing[-2] = width - tensor.shape[axis]
         return functional.pad(tensor, missing)
 
-    cache = DynamicCache(config=model.config)
+    cache = growing_cache(model)
     for i in range(len(cache.layers)):
         keys, values = (
             torch.cat([padded(getattr(part.layers[i], name), 2) for part, _, _ in parts]) for name in ("keys", "values")

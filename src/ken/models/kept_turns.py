@@ -7,14 +7,16 @@ new; keys and values of the rest are taken from here.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
+
+from ken.models.growing_cache import GrowingLayer, growing_cache
 
 if TYPE_CHECKING:
     from ken.models.decoding import Row
@@ -37,14 +39,15 @@ class _Block:
 
 
 Place = tuple[_Block, int]
+Made = TypeVar("Made")
 
 
 class KeptTurns:
     """Keys and values by the tokens they were computed for; the oldest give way when there are more than `most` bytes.
 
-    Everything is forgotten when the weights change. That is read off the parameters: where they lie, how often they
-    were written to in place, and a few of their numbers, since fused optimizers write without counting (torch 2.13). A
-    trainer says so itself, by `forget`. Threads may share it.
+    Everything is forgotten when the weights change, for which `check` looks. That is read off the parameters: where
+    they lie, how often they were written to in place, and a few of their numbers, since fused optimizers write without
+    counting (torch 2.13). A trainer says so itself, by `forget`. Threads may share it.
     """
 
     def __init__(self, most: int) -> None:
@@ -53,13 +56,14 @@ class KeptTurns:
         self._blocks: deque[_Block] = deque()
         self._size = 0
         self._weights: object = None
+        self._made: dict[object, Any] = {}
         self._lock = Lock()
 
     def keep(self, cache: DynamicCache, mask: torch.Tensor, ended: Mapping[int, Row]) -> None:
         """Keep what was computed for rows that have just ended, given by their place in the batch: all of their tokens
         but the last. mask: [batch, columns] of the cache. Does nothing for caches that are more than keys and values of
         every token (sliding windows, recurrent layers)."""
-        plain: list[Any] = [layer for layer in cache.layers if type(layer) is DynamicLayer]
+        plain: list[Any] = [layer for layer in cache.layers if type(layer) in (DynamicLayer, GrowingLayer)]
         if len(plain) < len(cache.layers):
             return
         places = torch.tensor(list(ended), device=mask.device)
@@ -90,17 +94,30 @@ class KeptTurns:
     def _forget(self) -> None:
         self._places.clear()
         self._blocks.clear()
+        self._made.clear()
         self._size = 0
 
-    def find(self, model: Any, prompts: Sequence[tuple[int, ...]]) -> list[Place | None]:
-        """Where the states of each of these token sequences are; None for those that are not here."""
+    def check(self, model: Any) -> None:
+        """Forget everything if these are not the weights of the last time. To be called before a batch."""
         parameters = list(model.parameters())
-        some = torch.cat([p.detach().reshape(-1)[:: max(1, p.numel() // 4)].float() for p in parameters])
+        some = torch.cat([_some(p) for p in parameters])
         weights = [(p.data_ptr(), p._version) for p in parameters], some.tolist()
         with self._lock:
             if weights != self._weights:
                 self._forget()
                 self._weights = weights
+
+    def of_weights(self, model: Any, make: Callable[[Any], Made]) -> Made:
+        """What `make` makes of a model, made again once the weights are others."""
+        with self._lock:
+            if make not in self._made:
+                self._made[make] = make(model)
+            made: Made = self._made[make]
+            return made
+
+    def find(self, prompts: Sequence[tuple[int, ...]]) -> list[Place | None]:
+        """Where the states of each of these token sequences are; None for those that are not here."""
+        with self._lock:
             return [self._places.get(prompt) for prompt in prompts]
 
     def restore(self, model: Any, found: Sequence[Place]) -> tuple[DynamicCache, torch.Tensor]:
@@ -125,7 +142,13 @@ class KeptTurns:
             for layer, kept in zip(states, block.states, strict=True):
                 for part, kept_part in zip(layer, kept, strict=True):
                     part[rows, :, width - columns :] = kept_part[places, :, skipped:]
-        cache = DynamicCache(config=model.config)
+        cache = growing_cache(model)
         for i, (keys, values) in enumerate(states):
             cache.update(keys, values, i)
         return cache, mask
+
+
+def _some(parameter: torch.Tensor) -> torch.Tensor:
+    """A few of its numbers, float32."""
+    flat = parameter.detach().reshape(-1)
+    return flat[:: max(1, len(flat) // 4)].float()

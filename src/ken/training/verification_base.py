@@ -47,7 +47,9 @@ class VerificationBaseConfig(LabBaseConfig):
     manner: of the traces. augmented: whether rare kinds are made more often in training. passes: how often every item
     is shown; a model whose traces are short gets more of them, so that all see as many tokens. copying: items of
     reading alone, before all else, with several parts to be copied each; an item's answer is found behind "answer is",
-    its reference behind "Reference". noise: share of training labels that are flipped.
+    its reference behind "Reference". texts: items of text, judged at once, shown after them and before the traces:
+    among traces theirs is one learnt token in a hundred, and to compare two names is not learnt. noise: share of
+    training labels that are flipped.
     """
 
     called = "verification"
@@ -61,6 +63,7 @@ class VerificationBaseConfig(LabBaseConfig):
     augmented: bool = True
     passes: float = Field(default=1.5, gt=0)
     copying: int = Field(default=8_000, ge=0)
+    texts: int = Field(default=4_000, ge=0)
     noise: float = Field(default=0.0, ge=0, lt=0.5)
 
     def recipe(self) -> Recipe:
@@ -82,6 +85,7 @@ def smoke_config(**changes: Any) -> VerificationBaseConfig:
         "heads": 2,
         "intermediate_size": 64,
         "copying": 32,
+        "texts": 16,
         "gated": False,
     }
     return VerificationBaseConfig(**{**tiny, **changes})
@@ -119,9 +123,9 @@ def build_tokenizer() -> Any:
 
 
 def pretraining_stages(config: VerificationBaseConfig, world: VerificationWorld, tokenizer: Any) -> list[list[Example]]:
-    """All examples, each to be shown once: reading alone, then traces."""
+    """All examples, each to be shown once: reading alone, comparing alone, then traces."""
     rng = np.random.default_rng(derive_seed("verification mix", config.seed))
-    stages = [list(copying(config, rng)), list(traces(config, world, rng))]
+    stages = [list(copying(config, rng)), list(compared(config, world)), list(traces(config, world, rng))]
     return [encode(stage, tokenizer) for stage in stages if stage]
 
 
@@ -137,6 +141,12 @@ def copying(config: VerificationBaseConfig, rng: np.random.Generator) -> Iterato
             (f"<think>{item.answer};{item.reference};{said}</think>", True),
             (EOS, True),
         ]
+
+
+def compared(config: VerificationBaseConfig, world: VerificationWorld) -> Iterator[list[Piece]]:
+    """Texts, which no tool compares."""
+    for item in world.of_kind("text", config.texts):
+        yield trace(item, config.manner)
 
 
 def traces(config: VerificationBaseConfig, world: VerificationWorld, rng: np.random.Generator) -> Iterator[list[Piece]]:

@@ -14,7 +14,8 @@ _Waiting = tuple[str, int, "asyncio.Future[list[Passage]]"]
 class BatchingRetriever(ABC):
     """A `Retriever` that runs all searches that are waiting as one batch, then those that came in meanwhile, and so on.
 
-    One query at the prompt is a batch of one; ten thousand rollouts share the engine without knowing of each other.
+    One query at the prompt is a batch of one; ten thousand rollouts share the engine without knowing of each other, and
+    those that ask the same in one batch share the answer: attempts at one question mostly do.
     """
 
     def __init__(self, name: str, *, max_batch: int = 256) -> None:
@@ -66,15 +67,16 @@ class BatchingRetriever(ABC):
                 if not batch:
                     continue
                 try:
-                    results = await self._search_batch([query for query, _, _ in batch], k)
+                    queries = list(dict.fromkeys(query for query, _, _ in batch))
+                    results = dict(zip(queries, await self._search_batch(queries, k), strict=True))
                 except Exception as error:  # every caller of the batch hears of it
                     for _, _, future in batch:
                         if not future.done():
                             future.set_exception(error)
                 else:
-                    for (_, _, future), passages in zip(batch, results, strict=True):
+                    for query, _, future in batch:
                         if not future.done():
-                            future.set_result(passages)
+                            future.set_result(list(results[query]))
         except BaseException:
             for _, _, future in (*batch, *self._waiting):
                 future.cancel()
